@@ -1,0 +1,173 @@
+"""The command `workshop`."""
+
+import shlex
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workshop.errors import WorkshopError
+
+app = typer.Typer(help="The lessons, and the sandbox they run on.", no_args_is_help=True, add_completion=False)
+sandbox_app = typer.Typer(help="The cluster on one machine.", no_args_is_help=True)
+app.add_typer(sandbox_app, name="sandbox")
+
+Names = Annotated[
+    list[str] | None, typer.Argument(help="Lessons by name or number, such as 03. All, when none is named.")
+]
+
+
+def main() -> None:
+    """Run the command line; what a reader can put right is printed without a traceback."""
+    try:
+        app()
+    except WorkshopError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def run(
+    names: Names = None,
+    output: Annotated[Path | None, typer.Option(help="Where executed notebooks go.")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE for the parameters cells; repeatable.")
+    ] = None,
+) -> None:
+    """Run lessons from top to bottom and show what they took."""
+    from workshop import toc
+
+    selected = toc.select(names or [])
+    values = dict(_name_and_value(text) for text in parameter or [])
+    starting = _start_sandbox_meanwhile()
+    from workshop import lessons
+
+    if starting:
+        starting.result()
+    folder = (output or lessons.BUILD / "lessons").absolute()
+    results = lessons.run(selected, folder, values)
+    print(f"The executed notebooks are in {folder}.")
+    if starting:
+        print("The sandbox is still up; `make lab` uses it. To stop it: .venv/bin/workshop sandbox down")
+    if any(result.error for result in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def outputs(names: Names = None) -> None:
+    """Run each lesson alone on a fresh sandbox, and store its outputs in notebooks/."""
+    from workshop import lessons, toc
+
+    lessons.store_outputs(toc.select(names or []))
+
+
+@app.command()
+def check() -> None:
+    """Check that every lesson holds what a lesson must hold; runs nothing."""
+    from workshop.structure import all_problems
+
+    problems = all_problems()
+    print("\n".join(problems) or "every lesson holds what it must")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command("toc")
+def write_toc() -> None:
+    """Write what is generated from notebooks/toc.yml: navigation, and the README's table."""
+    from workshop.toc import write_generated
+
+    changed = write_generated()
+    print("\n".join(f"wrote {path}" for path in changed) or "nothing to change")
+
+
+@app.command()
+def connect() -> None:
+    """Show which target the lessons would use, and whether it is reachable."""
+    from workshop.connect import connect
+
+    connect()
+
+
+@sandbox_app.command()
+def up() -> None:
+    """Start what is not running."""
+    from workshop.sandbox import Sandbox
+
+    Sandbox().up()
+    status()
+
+
+@sandbox_app.command()
+def down() -> None:
+    """Stop every server; what they keep stays."""
+    from workshop.sandbox import Sandbox
+
+    stopped = Sandbox().down()
+    print(f"stopped: {', '.join(stopped)}" if stopped else "nothing was running")
+
+
+@sandbox_app.command()
+def status() -> None:
+    """Show each part: whether it answers, where, and what it stands for."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from workshop.sandbox import Sandbox
+
+    table = Table("part", "state", "address", "pid", "stands for on a cluster")
+    for server, record, answers in Sandbox().status():
+        state = "up" if answers else "does not answer" if record else "down"
+        address, pid = (record.address, str(record.pid)) if record else ("", "")
+        table.add_row(server.name, state, address, pid, server.stands_for)
+    Console().print(table)
+
+
+@sandbox_app.command()
+def env() -> None:
+    """Print shell commands that point any client at the sandbox: eval "$(workshop sandbox env)"."""
+    from workshop.sandbox import Sandbox
+
+    for name, value in Sandbox().environment().items():
+        print(f"unset {name}" if value is None else f"export {name}={shlex.quote(value)}")
+
+
+@sandbox_app.command()
+def reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
+    """Stop every server and delete all that the sandbox keeps: objects, account, keys."""
+    from workshop.sandbox import Sandbox
+
+    sandbox = Sandbox()
+    if not yes:
+        typer.confirm(f"Delete {sandbox.directory} and everything in it?", abort=True)
+    sandbox.reset()
+    print(f"deleted {sandbox.directory}; `workshop sandbox up` makes a new one")
+
+
+@sandbox_app.command()
+def logs(lines: Annotated[int, typer.Option("--lines", "-n", help="How many lines of each.", min=1)] = 20) -> None:
+    """Print the end of each server's log."""
+    from workshop.sandbox import Sandbox
+
+    for name, text in Sandbox().logs(lines).items():
+        print(f"==> {name} <==\n{text or '(empty)'}\n")
+
+
+def _name_and_value(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name.isidentifier():
+        raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--parameter")
+    return name, value
+
+
+def _start_sandbox_meanwhile():
+    """Start the sandbox in the background, if it is the target: importing papermill takes as long as that."""
+    from workshop.connect import Settings, target_name
+    from workshop.sandbox import Sandbox
+
+    if target_name(Settings()) != "sandbox":
+        return None
+    print("starting the sandbox", flush=True)
+    return ThreadPoolExecutor(max_workers=1).submit(Sandbox().up)

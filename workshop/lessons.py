@@ -1,0 +1,261 @@
+"""Runs lessons from top to bottom, without anybody watching, and says what happened."""
+
+import ast
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+from rich.console import Console
+from rich.table import Table
+
+from workshop.project import BUILD, NOTEBOOKS
+from workshop.sandbox import Sandbox
+from workshop.toc import Lesson
+
+SKIP = "skipped:"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one lesson.
+
+    Attributes:
+        lesson: the lesson.
+        notebook: the executed notebook's path.
+        cells: how many code cells ran, of how many.
+        skipped: the lines with which steps said that they could not run.
+        seconds: wall-clock seconds in all, and of these what starting the kernel took, the cells that only import,
+            and the rest.
+        error: what went wrong, ready to be read; "" when nothing did.
+    """
+
+    lesson: Lesson
+    notebook: Path
+    cells: tuple[int, int]
+    skipped: list[str]
+    seconds: dict[str, float]
+    error: str
+
+
+def run(lessons: list[Lesson], output: Path = BUILD / "lessons", parameters: Mapping[str, object] | None = None):
+    """Run lessons one after the other, print their progress and a table of what they took.
+
+    Args:
+        lessons: what to run, in this order.
+        output: where the executed notebooks, and the files that they make, go.
+        parameters: values for the lessons' parameters cells; a lesson takes those that it has.
+
+    Returns:
+        A `Result` for each lesson.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    prepare_folder(output)
+    results = []
+    for lesson in lessons:
+        with _progress(lesson) as show:
+            result = run_one(lesson, output, parameters or {}, progress_bar=show)
+        results.append(result)
+        console.print(_line(result), markup=False)
+        if result.error:
+            console.print(f"\n{result.error}\n", markup=False)
+    console.print(_table(results))
+    for result in results:
+        for line in result.skipped:
+            console.print(f"{result.lesson.name}: {line}", markup=False)
+    return results
+
+
+def run_one(
+    lesson: Lesson, output: Path, parameters: Mapping[str, object], progress_bar: bool | dict = False
+) -> Result:
+    """Run one lesson in a folder, and leave the executed notebook there, also when it fails.
+
+    Args:
+        lesson: the lesson.
+        output: the folder, prepared by `prepare_folder`.
+        parameters: values for its parameters cell; names that the cell lacks are left out.
+        progress_bar: what papermill takes under that name.
+    """
+    target = output / lesson.path.name
+    known = papermill.inspect_notebook(str(lesson.path))
+    error = ""
+    begun = time.monotonic()
+    try:
+        papermill.execute_notebook(
+            str(lesson.path),
+            str(target),
+            parameters={name: value for name, value in parameters.items() if name in known},
+            cwd=str(output),
+            kernel_name="python3",
+            progress_bar=progress_bar,
+        )
+    except PapermillExecutionError as failed:
+        error = _explain(lesson, failed, target)
+    seconds = time.monotonic() - begun
+    notebook = nbformat.read(target, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    ran = [cell for cell in code if cell.metadata.papermill.get("end_time")]
+    return Result(lesson, target, (len(ran), len(code)), list(_skips(ran)), _spent(ran, notebook, seconds), error)
+
+
+def prepare_folder(output: Path) -> None:
+    """Make the folder in which lessons run: as `notebooks/` is, with its pictures, without its notebooks."""
+    output.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(NOTEBOOKS / "images", output / "images", dirs_exist_ok=True)
+
+
+def store_outputs(lessons: list[Lesson]) -> None:
+    """Run each lesson alone on a fresh sandbox and store what it shows in `notebooks/`.
+
+    Raises:
+        RuntimeError: a lesson fails; its stored outputs stay as they were.
+    """
+    for lesson in lessons:
+        with fresh_sandbox() as folder, _progress(lesson) as show:
+            result = run_one(lesson, folder, {}, progress_bar=show)
+            if result.error:
+                raise RuntimeError(result.error)
+            nbformat.write(_without_traces(nbformat.read(result.notebook, as_version=4)), lesson.path)
+        print(_line(result))
+
+
+@contextmanager
+def fresh_sandbox() -> Iterator[Path]:
+    """Give a fresh working folder and a fresh sandbox to everything started inside; take both away afterwards."""
+    before = {name: os.environ.get(name) for name in ("WORKSHOP_TARGET", "WORKSHOP_SANDBOX_DIR", "WORKSHOP_BUCKET")}
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"WORKSHOP_TARGET": "sandbox", "WORKSHOP_SANDBOX_DIR": f"{folder}/sandbox"}
+        os.environ.pop("WORKSHOP_BUCKET", None)
+        work = Path(folder, "work")
+        prepare_folder(work)
+        try:
+            yield work
+        finally:
+            Sandbox().reset()
+            for name, value in before.items():
+                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def _progress(lesson: Lesson) -> Iterator[bool | dict]:
+    """Show which lesson runs: a bar with its cells where somebody watches, one line elsewhere."""
+    if sys.stderr.isatty():
+        yield {"desc": lesson.name, "unit": "cell", "leave": False}
+    else:
+        print(f"{lesson.name} ...", flush=True)
+        yield False
+
+
+def _line(result: Result) -> str:
+    ran, cells = result.cells
+    mark = "FAILED" if result.error else "ok"
+    return f"{result.lesson.name:<20} {mark:<6} {ran}/{cells} cells  {result.seconds['all']:5.1f} s"
+
+
+def _table(results: list[Result]) -> Table:
+    table = Table(title="Lessons", title_justify="left")
+    table.add_column("lesson")
+    table.add_column("result")
+    for column in ("cells", "skipped", "seconds", "kernel start", "imports", "work"):
+        table.add_column(column, justify="right")
+    for result in results:
+        ran, cells = result.cells
+        seconds = [f"{result.seconds[part]:.1f}" for part in ("all", "kernel", "imports", "work")]
+        mark = "failed" if result.error else "ok"
+        table.add_row(result.lesson.name, mark, f"{ran}/{cells}", str(len(result.skipped)), *seconds)
+    totals = [f"{sum(r.seconds[part] for r in results):.1f}" for part in ("all", "kernel", "imports", "work")]
+    failed = sum(bool(result.error) for result in results)
+    ran, cells = (sum(result.cells[place] for result in results) for place in (0, 1))
+    skipped = sum(len(result.skipped) for result in results)
+    table.add_section()
+    table.add_row("all", f"{failed} failed" if failed else "ok", f"{ran}/{cells}", str(skipped), *totals)
+    return table
+
+
+def _skips(cells) -> Iterator[str]:
+    for cell in cells:
+        for output in cell.outputs:
+            text = output.get("text", "") or output.get("data", {}).get("text/plain", "")
+            yield from (line for line in text.splitlines() if line.startswith(SKIP))
+
+
+def _spent(cells, notebook, seconds: float) -> dict[str, float]:
+    """Say what the seconds of a lesson went to."""
+    imports = sum(cell.metadata.papermill.duration for cell in cells if _only_imports(cell.source))
+    work = sum(cell.metadata.papermill.duration for cell in cells) - imports
+    first = min((_time(cell.metadata.papermill.start_time) for cell in notebook.cells if _started(cell)), default=None)
+    kernel = first - _time(notebook.metadata.papermill.start_time) if first else 0.0
+    return {"all": seconds, "kernel": kernel, "imports": imports, "work": work}
+
+
+def _started(cell) -> bool:
+    return bool(cell.metadata.get("papermill", {}).get("start_time"))
+
+
+def _time(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _only_imports(source: str) -> bool:
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a magic
+        return False
+    return bool(body) and all(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
+
+
+def _explain(lesson: Lesson, failed: PapermillExecutionError, target: Path) -> str:
+    """Say which cell of which lesson failed, show it, and say what it said."""
+    source = "\n".join(f"    {line}" for line in failed.source.splitlines())
+    return (
+        f"{lesson.name}: code cell [{failed.exec_count}] failed:\n\n{source}\n\n"
+        f"{failed.ename}: {failed.evalue}\n\nThe notebook as far as it went: {target}"
+    )
+
+
+def _without_traces(notebook):
+    """Take out what papermill and this machine add, so that the same lesson stores the same file."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+        "language_info": {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"},
+    }
+    for cell in notebook.cells:
+        for key in ("papermill", "execution", "collapsed"):
+            cell.metadata.pop(key, None)
+        for key in ("status", "duration"):
+            cell.metadata.pop(key, None)
+        if cell.metadata.get("tags") == []:
+            del cell.metadata["tags"]
+        if cell.cell_type == "code":
+            cell.outputs = _joined(cell.outputs)
+    return notebook
+
+
+def _joined(outputs: list) -> list:
+    """Join pieces of one stream that the kernel happened to send one by one."""
+    joined: list = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if last and output.output_type == last.output_type == "stream" and output.name == last.name:
+            last.text += output.text
+        else:
+            joined.append(output)
+    for output in joined:
+        if output.output_type == "stream":
+            output.text = _as_on_a_terminal(output.text)
+    return joined
+
+
+def _as_on_a_terminal(text: str) -> str:
+    """Keep of each line what a carriage return has not overwritten, as a progress bar means it."""
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))

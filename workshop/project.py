@@ -1,0 +1,23 @@
+"""Where the project's files are, whatever folder a lesson or a command is started from."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+BUILD = ROOT / "build"
+
+
+def sandbox_directory() -> Path:
+    """Return the folder of the sandbox's state: `WORKSHOP_SANDBOX_DIR`, or `.sandbox` in the project folder."""
+    return Path(os.environ.get("WORKSHOP_SANDBOX_DIR") or ROOT / ".sandbox").expanduser().absolute()
+
+
+def versions() -> dict[str, str]:
+    """Read `versions.env`.
+
+    Returns:
+        Every version outside Python, by its name there, such as `{"KUBERNETES_VERSION": "1.34", ...}`.
+    """
+    lines = (ROOT / "versions.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))

@@ -1,0 +1,183 @@
+"""The cluster on one machine: real servers on loopback, started when a lesson needs them."""
+
+import json
+import os
+import secrets
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from workshop.project import sandbox_directory
+from workshop.sandbox.aws_account import ACCOUNT, REGION, AwsAccount
+from workshop.sandbox.object_store import ObjectStore
+from workshop.sandbox.supervisor import Record, SandboxError, Server, Supervisor, write_whole
+
+__all__ = ["Sandbox", "SandboxError"]
+
+# Nothing of a real account or cluster may reach a client that talks to the sandbox.
+FOREIGN_PREFIXES = ("AWS_", "KF_PIPELINES_")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What is random about a sandbox: its keys, and the bucket name that nobody else has.
+
+    Attributes:
+        access_key: S3 access key id.
+        secret_key: its secret.
+        encryption_key: 64 hexadecimal digits for server-side encryption.
+        bucket: the default bucket; valid and, by eight random digits, unique.
+    """
+
+    access_key: str
+    secret_key: str
+    encryption_key: str
+    bucket: str
+
+    @classmethod
+    def new(cls) -> "Identity":
+        return cls(
+            access_key="SANDBOX" + secrets.token_hex(6).upper(),
+            secret_key=secrets.token_urlsafe(30),
+            encryption_key=secrets.token_hex(32),
+            bucket=f"first-kubeflow-pipeline-{secrets.token_hex(4)}",
+        )
+
+
+class Sandbox:
+    """The sandbox below one folder.
+
+    Args:
+        directory: where its state lies; `workshop.project.sandbox_directory()` by default.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory or sandbox_directory()
+
+    def up(self) -> None:
+        """Start what is not running; safe to call again, and from several processes at once.
+
+        Raises:
+            SandboxError: a server does not start, or the folder cannot be written.
+        """
+        apply(_past_any_proxy())
+        self._supervisor(self._identity()).up()
+
+    def down(self) -> list[str]:
+        """Stop every server, and return the names of those that ran. What they keep stays."""
+        return self._supervisor(Identity.new()).down()
+
+    def reset(self) -> None:
+        """Stop every server and delete all that the sandbox has kept: objects, account, keys."""
+        self._supervisor(Identity.new()).reset()
+
+    def status(self) -> list[tuple[Server, Record | None, bool]]:
+        """Return each part with its record (None: no process) and whether it answers."""
+        supervisor = self._supervisor(Identity.new())
+        records = [(server, supervisor.record(server)) for server in supervisor.servers]
+        return [(server, record, bool(record and server.is_ready(record))) for server, record in records]
+
+    def logs(self, lines: int) -> dict[str, str]:
+        """Return the last lines of each part's log, by its name."""
+        supervisor = self._supervisor(Identity.new())
+        return {server.name: supervisor.log(server, lines) for server in supervisor.servers}
+
+    @property
+    def bucket(self) -> str:
+        """The bucket that lessons use when the reader names none."""
+        return self._identity().bucket
+
+    def environment(self) -> dict[str, str | None]:
+        """Return the variables that point any AWS or Kubeflow client at this sandbox.
+
+        Returns:
+            Value by name; None where a variable must be unset, so that nothing real is used by accident.
+
+        Raises:
+            SandboxError: the sandbox is not up.
+        """
+        identity = self._identity()
+        supervisor = self._supervisor(identity)
+        records = {server.name: supervisor.record(server) for server in supervisor.servers}
+        if missing := [name for name, record in records.items() if record is None]:
+            raise SandboxError(f"the sandbox's {' and '.join(missing)} is not running. Start it: workshop sandbox up")
+        foreign = {name: None for name in os.environ if name.startswith(FOREIGN_PREFIXES)}
+        return (
+            foreign
+            | {
+                "WORKSHOP_TARGET": "sandbox",
+                "AWS_ENDPOINT_URL": records[AwsAccount.name].address,
+                "AWS_ENDPOINT_URL_S3": records[ObjectStore.name].address,
+                "AWS_ACCESS_KEY_ID": identity.access_key,
+                "AWS_SECRET_ACCESS_KEY": identity.secret_key,
+                "AWS_DEFAULT_REGION": REGION,
+                "AWS_REGION": REGION,
+                # The profile files of this machine stay unread and untouched.
+                "AWS_CONFIG_FILE": str(self.directory / "aws" / "config"),
+                "AWS_SHARED_CREDENTIALS_FILE": str(self.directory / "aws" / "credentials"),
+                "AWS_EC2_METADATA_DISABLED": "true",
+                "REGISTRY": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com",
+            }
+            | _past_any_proxy()
+        )
+
+    def task_packages(self) -> Path:
+        """Return the throw-away folder for what this process and its tasks install with pip.
+
+        `kfp.local` installs a component's `packages_to_install` into the environment that runs the notebook. In the
+        sandbox, pip is pointed here instead. Folders of processes that have ended are deleted.
+        """
+        parent = self.directory / "task-packages"
+        if parent.exists():
+            for old in parent.iterdir():
+                if not (old.name.isdigit() and psutil.pid_exists(int(old.name))):
+                    shutil.rmtree(old, ignore_errors=True)
+        return parent / str(os.getpid())
+
+    def _supervisor(self, identity: Identity) -> Supervisor:
+        keys = (identity.access_key, identity.secret_key, identity.encryption_key)
+        servers = [
+            ObjectStore(self.directory / ObjectStore.name, *keys),
+            AwsAccount(self.directory / AwsAccount.name),
+        ]
+        return Supervisor(self.directory, servers)
+
+    def _identity(self) -> Identity:
+        """Return this sandbox's identity, made at the first call."""
+        path = self.directory / "identity.json"
+        if not path.exists():
+            new = Identity.new()
+            with self._supervisor(new).locked():
+                if not path.exists():
+                    write_whole(path, json.dumps(asdict(new)))
+        try:
+            return Identity(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise SandboxError(f"{path} cannot be read ({error}). Start over: workshop sandbox reset --yes") from None
+
+
+def apply(environment: dict[str, str | None]) -> None:
+    """Set and unset variables for this process and its children."""
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def use_task_packages(folder: Path) -> None:
+    """Point pip at a folder of its own, and let this process and its children import from there."""
+    if os.environ.get("PIP_TARGET") == str(folder):
+        return
+    os.environ["PIP_TARGET"] = str(folder)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    sys.path.append(str(folder))
+
+
+def _past_any_proxy() -> dict[str, str]:
+    hosts = [host for name in ("NO_PROXY", "no_proxy") for host in os.environ.get(name, "").split(",") if host]
+    value = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
+    return {"NO_PROXY": value, "no_proxy": value}

@@ -1,0 +1,145 @@
+"""The AWS account (STS, IAM, EKS, ECR): a moto server, seeded with the cluster that lesson 01 makes.
+
+moto keeps everything in memory. So that the account survives a restart, moto's own recorder writes every request
+down, and a new start plays back those that changed something.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import parse_qs
+
+from workshop.project import versions
+from workshop.sandbox.supervisor import HOST, Record, SandboxError, Server, http_status
+
+ACCOUNT = "123456789012"  # moto's default, an account number that AWS uses only in examples
+REGION = "us-east-1"
+CLUSTER = "kubeflow-demo"
+NODE_GROUP = "kubeflow-demo-nodes"
+NODE_ROLE = "kubeflow-demo-node"
+CLUSTER_ROLE = "kubeflow-demo-cluster"
+# What eksctl attaches to a node role, without the policy that lets nodes pull from ECR: lesson 02 finds that out.
+NODE_POLICIES = ("AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy")
+READING = ("Get", "List", "Describe", "BatchGet", "Head", "Simulate")
+
+
+class AwsAccount(Server):
+    """moto's server, on loopback, with AWS's managed policies loaded.
+
+    Args:
+        directory: where the recording of the account's history is kept.
+    """
+
+    name = "aws-account"
+    stands_for = "AWS: STS, IAM, EKS, ECR (moto)"
+    usual_ports = {"http": 5005}
+
+    def command(self, ports: Mapping[str, int]) -> list[str]:
+        return [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(ports["http"])]
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "MOTO_IAM_LOAD_MANAGED_POLICIES": "true",
+            "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",
+            "MOTO_DISABLE_GLOBAL_CORS": "true",
+            "MOTO_RECORDER_FILEPATH": str(self._recording),
+            "PYTHONPATH": "",
+        }
+
+    def is_ready(self, record: Record) -> bool:
+        return http_status(record, "/moto-api/") == 200
+
+    def seed(self, record: Record) -> None:
+        # The same ids, whenever the same history is played.
+        self._ask_moto(record, "/moto-api/seed?a=1")
+        known = self._keep_what_changed_something()
+        if known:
+            self._ask_moto(record, "/moto-api/recorder/replay-recording")
+        self._ask_moto(record, "/moto-api/recorder/start-recording")
+        if not known:
+            _make_cluster(record.address)
+
+    @property
+    def _recording(self) -> Path:
+        return self.directory / "history.jsonl"
+
+    def _ask_moto(self, record: Record, path: str) -> None:
+        import requests
+
+        session = requests.Session()
+        session.trust_env = False
+        answer = session.post(record.address + path, timeout=60)
+        if not answer.ok:
+            raise SandboxError(f"the emulated AWS account answered {answer.status_code} to {path}: {answer.text[:300]}")
+
+    def _keep_what_changed_something(self) -> bool:
+        """Drop from the recording what only reads, and what a kill cut off; tell whether anything is left."""
+        if not self._recording.exists():
+            return False
+        kept = [line for line in self._recording.read_text().splitlines() if _changes_something(line)]
+        temporary = self._recording.with_suffix(".new")
+        temporary.write_text("".join(f"{line}\n" for line in kept))
+        temporary.replace(self._recording)
+        return bool(kept)
+
+
+def _changes_something(line: str) -> bool:
+    try:
+        request = json.loads(line)
+    except ValueError:
+        return False
+    if request["method"] in ("GET", "HEAD"):
+        return False
+    headers = {name.lower(): value for name, value in request["headers"].items()}
+    operation = headers.get("x-amz-target", "").rpartition(".")[2] or _query_action(request)
+    return not operation.startswith(READING)
+
+
+def _query_action(request: dict) -> str:
+    """Return the Action of a request in AWS's query protocol (STS, IAM), or nothing."""
+    import base64
+
+    body = request.get("body") or ""
+    text = base64.b64decode(body).decode(errors="replace") if request.get("body_encoded") else str(body)
+    return parse_qs(text).get("Action", [""])[0]
+
+
+def _make_cluster(address: str) -> None:
+    """Make the EKS cluster of lesson 01, with a node group whose role may do everything but pull from ECR."""
+    import boto3
+
+    session = boto3.Session(aws_access_key_id="seed", aws_secret_access_key="seed", region_name=REGION)
+    iam, eks = (session.client(service, endpoint_url=address) for service in ("iam", "eks"))
+    cluster_role = _make_role(iam, CLUSTER_ROLE, "eks.amazonaws.com", ["AmazonEKSClusterPolicy"])
+    node_role = _make_role(iam, NODE_ROLE, "ec2.amazonaws.com", NODE_POLICIES)
+    network = {"subnetIds": ["subnet-0a", "subnet-0b"], "endpointPublicAccess": True}
+    tags = {"project": "first-kubeflow-pipeline"}
+    eks.create_cluster(
+        name=CLUSTER,
+        version=versions()["KUBERNETES_VERSION"],
+        roleArn=cluster_role,
+        resourcesVpcConfig=network,
+        tags=tags,
+    )
+    eks.create_nodegroup(
+        clusterName=CLUSTER,
+        nodegroupName=NODE_GROUP,
+        nodeRole=node_role,
+        subnets=network["subnetIds"],
+        instanceTypes=["m6i.xlarge"],
+        scalingConfig={"minSize": 2, "maxSize": 3, "desiredSize": 2},
+        tags=tags,
+    )
+
+
+def _make_role(iam, name: str, service: str, policies) -> str:
+    """Make a role that an AWS service may assume, and return its ARN."""
+    trust = {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}],
+    }
+    arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+    for policy in policies:
+        iam.attach_role_policy(RoleName=name, PolicyArn=f"arn:aws:iam::aws:policy/{policy}")
+    return arn

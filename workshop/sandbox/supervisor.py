@@ -1,0 +1,373 @@
+"""Starts, watches and stops the sandbox's servers.
+
+A server is started detached, so that it outlives the notebook that needed it first. What is running is written
+down in `run/NAME.json`; a process counts as ours only if its start time is the one written there, so that a
+number which the system has given to another process since is never taken for a server, nor ended as one.
+"""
+
+import abc
+import http.client
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+from filelock import FileLock, Timeout
+
+from workshop.errors import WorkshopError
+
+HOST = "127.0.0.1"
+READY_WITHIN_SECONDS = 40
+ANSWER_WITHIN_SECONDS = 5
+STOP_WITHIN_SECONDS = 4
+START_ATTEMPTS = 3
+# Set in every server's environment: how a server is found again when its record is gone.
+MARK = "WORKSHOP_SANDBOX_SERVER"
+
+
+class SandboxError(WorkshopError):
+    """The sandbox could not do what was asked."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """A started server.
+
+    Attributes:
+        pid: process id.
+        created: when the process started, in seconds since the epoch as `psutil` gives it.
+        ports: port number by its role; the first role is the one that clients talk to.
+    """
+
+    pid: int
+    created: float
+    ports: dict[str, int]
+
+    @property
+    def address(self) -> str:
+        return f"http://{HOST}:{next(iter(self.ports.values()))}"
+
+
+class Server(abc.ABC):
+    """One part of the sandbox.
+
+    Args:
+        directory: where the server keeps its data; made when missing.
+    """
+
+    name: ClassVar[str]
+    stands_for: ClassVar[str]
+    # Port by role; 0 stands for any free port. The first is the one that clients talk to.
+    usual_ports: ClassVar[dict[str, int]]
+    # A server that takes a second port for each role takes the one this far above it.
+    second_port_above: ClassVar[int] = 0
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    @abc.abstractmethod
+    def command(self, ports: Mapping[str, int]) -> list[str]:
+        """Return the command line that serves on these ports."""
+
+    @abc.abstractmethod
+    def is_ready(self, record: Record) -> bool:
+        """Tell whether the server answers."""
+
+    def environment(self) -> dict[str, str]:
+        """Return what the server needs in its environment besides what is there."""
+        return {}
+
+    def seed(self, record: Record) -> None:  # noqa: B027 - most servers need nothing here
+        """Bring a server that has just started to the state in which lessons expect it."""
+
+
+class Supervisor:
+    """Keeps a set of servers running below one folder.
+
+    Args:
+        directory: the sandbox's folder.
+        servers: the parts, in the order in which they are shown.
+    """
+
+    def __init__(self, directory: Path, servers: list[Server]) -> None:
+        self.directory = directory
+        self.servers = servers
+
+    def up(self) -> dict[str, Record]:
+        """Start what is not running, and return when everything answers.
+
+        Returns:
+            The record of each server, by its name.
+
+        Raises:
+            SandboxError: a server does not start; the message holds the end of its log.
+        """
+        running = self._all_answering()
+        if running is None:
+            with self.locked():
+                running = self._all_answering() or self._start_missing()
+        return running
+
+    def down(self) -> list[str]:
+        """Stop every server of this sandbox, recorded or not, and return the names of those that ran."""
+        with self.locked():
+            return self._stop(*self.servers)
+
+    def reset(self) -> None:
+        """Stop every server and delete everything that the sandbox has kept."""
+        with self.locked():
+            self._stop(*self.servers)
+            if self.directory.exists():
+                shutil.rmtree(self.directory)
+
+    def record(self, server: Server) -> Record | None:
+        """Return the record of a server whose process lives, else None."""
+        try:
+            record = Record(**json.loads(self._record_path(server).read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+        return record if _process(record) else None
+
+    def log(self, server: Server, lines: int) -> str:
+        """Return the last lines of a server's log."""
+        try:
+            text = self._log_path(server).read_text(errors="replace")
+        except OSError:
+            return ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold this sandbox's lock: two notebooks that start at once must not start two of everything.
+
+        The lock lies beside the folder, not in it, so that it survives a deleted folder.
+        """
+        lock = FileLock(self.directory.with_name(self.directory.name + ".lock"))
+        try:
+            self.directory.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=3 * READY_WITHIN_SECONDS)
+        except Timeout:
+            raise SandboxError(
+                f"another process has held {lock.lock_file} for {3 * READY_WITHIN_SECONDS} s while it starts or stops "
+                "the sandbox. Look at it with `workshop sandbox status`, end it, and try again."
+            ) from None
+        except OSError as error:
+            raise _unwritable(self.directory, error) from None
+        try:
+            yield
+        except OSError as error:
+            raise _unwritable(self.directory, error) from None
+        finally:
+            lock.release()
+
+    def _all_answering(self) -> dict[str, Record] | None:
+        records = {server.name: self.record(server) for server in self.servers}
+        for server in self.servers:
+            record = records[server.name]
+            if record is None or not _wait(lambda s=server, r=record: s.is_ready(r), ANSWER_WITHIN_SECONDS, record):
+                return None
+        return records
+
+    def _start_missing(self) -> dict[str, Record]:
+        (self.directory / "run").mkdir(parents=True, exist_ok=True)
+        self.directory.chmod(0o700)
+        started = {server.name: self._start(server) for server in self.servers if not self._answers(server)}
+        with ThreadPoolExecutor() as pool:
+            awaited = [pool.submit(self._await_ready, s, started[s.name]) for s in self.servers if s.name in started]
+        for future in awaited:
+            future.result()
+        return {server.name: self.record(server) for server in self.servers}
+
+    def _answers(self, server: Server) -> bool:
+        record = self.record(server)
+        return record is not None and _wait(lambda: server.is_ready(record), ANSWER_WITHIN_SECONDS, record)
+
+    def _start(self, server: Server) -> Record:
+        """Start one server on its old ports, on its usual ones, or on free ones, in that order of preference."""
+        _end(self._processes(server))
+        server.directory.mkdir(parents=True, exist_ok=True)
+        ports = _choose_ports(server.usual_ports | self._old_ports(server), server.second_port_above)
+        environment = os.environ | server.environment() | {MARK: self._mark(server)}
+        pid = _spawn_detached(server.command(ports), environment, self._log_path(server))
+        try:
+            created = psutil.Process(pid).create_time()
+        except psutil.NoSuchProcess:
+            created = 0.0
+        record = Record(pid, created, ports)
+        write_whole(self._record_path(server), json.dumps(asdict(record)))
+        return record
+
+    def _await_ready(self, server: Server, record: Record) -> None:
+        for attempt in range(1, START_ATTEMPTS + 1):
+            if _wait(lambda r=record: server.is_ready(r), READY_WITHIN_SECONDS, record):
+                server.seed(record)
+                return
+            alive = _process(record) is not None
+            if alive or attempt == START_ATTEMPTS:
+                break
+            # It ended at once: most likely somebody took one of its ports between our look and its start.
+            self._record_path(server).unlink(missing_ok=True)
+            record = self._start(server)
+        log = self.log(server, 15)
+        self._stop(server)
+        what = f"does not answer after {READY_WITHIN_SECONDS} s" if alive else "ended while it started"
+        raise SandboxError(
+            f"the sandbox's {server.name} {what}. The end of its log ({self._log_path(server)}):\n{log or '(empty)'}\n"
+            "Try `workshop sandbox reset` if what it keeps may be damaged."
+        )
+
+    def _stop(self, *servers: Server) -> list[str]:
+        """Stop servers and return the names of those that ran."""
+        processes = {server.name: self._processes(server) for server in servers}
+        _end(process for found in processes.values() for process in found)
+        return [name for name, found in processes.items() if found]
+
+    def _processes(self, server: Server) -> list[psutil.Process]:
+        """Find every process that serves this part of this sandbox, whether a record of it is left or not."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):  # somebody else's, or gone
+                if process.environ().get(MARK) == self._mark(server) and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def _old_ports(self, server: Server) -> dict[str, int]:
+        try:
+            old = json.loads(self._record_path(server).read_text())["ports"]
+            return {role: int(old[role]) for role in server.usual_ports}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def _mark(self, server: Server) -> str:
+        return f"{self.directory}:{server.name}"
+
+    def _record_path(self, server: Server) -> Path:
+        return self.directory / "run" / f"{server.name}.json"
+
+    def _log_path(self, server: Server) -> Path:
+        return self.directory / "run" / f"{server.name}.log"
+
+
+def http_status(record: Record, path: str) -> int | None:
+    """Ask a server for a page, past any proxy.
+
+    Returns:
+        The HTTP status, or None when nobody answers within a second.
+    """
+    port = next(iter(record.ports.values()))
+    connection = http.client.HTTPConnection(HOST, port, timeout=1)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def _wait(condition: Callable[[], bool], seconds: float, record: Record) -> bool:
+    """Wait until the condition holds; give up after some seconds, or at once when the process is gone."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline or _process(record) is None:
+            return False
+        time.sleep(0.03)
+    return True
+
+
+def _process(record: Record) -> psutil.Process | None:
+    try:
+        process = psutil.Process(record.pid)
+        if process.create_time() != record.created or process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return process
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _end(processes: Iterable[psutil.Process]) -> None:
+    """Ask processes to end, and make them end if they have not after a while."""
+    asked = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+            asked.append(process)
+    _, alive = psutil.wait_procs(asked, timeout=STOP_WITHIN_SECONDS)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=STOP_WITHIN_SECONDS)
+
+
+def _choose_ports(wanted: Mapping[str, int], second_above: int) -> dict[str, int]:
+    """Give each role the wanted port if it is free, else one picked by chance; no two the same."""
+    ports: dict[str, int] = {}
+    taken: set[int] = set()
+    for role, port in wanted.items():
+        # Below the range from which systems take the ports of outgoing connections.
+        candidates = [port] * bool(port) + random.sample(range(20_000, 30_000), 200)
+        pairs = ({candidate, candidate + second_above} for candidate in candidates)
+        pair = next((pair for pair in pairs if not pair & taken and all(map(_is_free, pair))), None)
+        if pair is None:
+            raise SandboxError(f"no free port between 20000 and 30000 on {HOST} for {role}; end what holds them.")
+        ports[role] = min(pair)
+        taken |= pair
+    return ports
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as listener:
+        # As the servers do: a port in TIME_WAIT after a restart counts as free.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+            listener.listen()
+        except OSError:
+            return False
+        return True
+
+
+# The child of a child: it belongs to no notebook, so none leaves it behind as a zombie or takes it down with Ctrl-C.
+_LAUNCHER = """
+import subprocess, sys
+with open(sys.argv[1], "ab") as log:
+    print(subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True).pid)
+"""
+
+
+def _spawn_detached(command: list[str], environment: Mapping[str, str], log: Path) -> int:
+    log.write_bytes(b"")
+    launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(log), *command]
+    done = subprocess.run(launcher, env=environment, capture_output=True, text=True, cwd=log.parent)
+    if done.returncode != 0:
+        raise SandboxError(f"cannot start {command[0]}: {done.stderr.strip().splitlines()[-1]}")
+    return int(done.stdout)
+
+
+def write_whole(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write a file so that a reader sees all of it or nothing, even when this process is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    os.chmod(temporary, mode)  # noqa: PTH101
+    os.replace(temporary, path)  # noqa: PTH105
+
+
+def _unwritable(directory: Path, error: OSError) -> SandboxError:
+    return SandboxError(
+        f"the sandbox cannot write below {directory}: {error.strerror or error}. Give it a folder that you may "
+        "write to, with space left: export WORKSHOP_SANDBOX_DIR=/some/folder"
+    )
