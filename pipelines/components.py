@@ -51,7 +51,8 @@ def csv_s3_reader(bucket_name: str, csv_path: str, csv_name: str, table: Output[
     except s3.exceptions.NoSuchKey:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket_name, Prefix=prefix)
         names = [item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", [])]
-        nearest = difflib.get_close_matches(csv_name, names, cutoff=0.0)
+        lower = {name.lower(): name for name in names}
+        nearest = [lower[name] for name in difflib.get_close_matches(csv_name.lower(), lower, cutoff=0.0)]
         raise FileNotFoundError(f"s3://{bucket_name}/{key} is not there; nearest names: {nearest}") from None
 
     rows = 0

@@ -1,6 +1,5 @@
 """Runs lessons from top to bottom, without anybody watching, and says what happened."""
 
-import ast
 import os
 import shutil
 import sys
@@ -14,10 +13,14 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from jupyter_client import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
+from rich import box
 from rich.console import Console
 from rich.table import Table
+from traitlets import CaselessStrEnum
 
+from workshop import import_clock
 from workshop.project import BUILD, NOTEBOOKS
 from workshop.sandbox import Sandbox
 from workshop.toc import Lesson
@@ -34,8 +37,8 @@ class Result:
         notebook: the executed notebook's path.
         cells: how many code cells ran, of how many.
         skipped: the lines with which steps said that they could not run.
-        seconds: wall-clock seconds in all, and of these what starting the kernel took, the cells that only import,
-            and the rest.
+        seconds: wall-clock seconds in `all`, and of these what starting the `kernel` took, the `imports` in cells, and
+            the `work` of the cells besides.
         error: what went wrong, ready to be read; "" when nothing did.
     """
 
@@ -90,22 +93,29 @@ def run_one(
     known = papermill.inspect_notebook(str(lesson.path))
     error = ""
     begun = time.monotonic()
-    try:
-        papermill.execute_notebook(
-            str(lesson.path),
-            str(target),
-            parameters={name: value for name, value in parameters.items() if name in known},
-            cwd=str(output),
-            kernel_name="python3",
-            progress_bar=progress_bar,
-        )
-    except PapermillExecutionError as failed:
-        error = _explain(lesson, failed, target)
+    with _import_clock() as clock:
+        try:
+            papermill.execute_notebook(
+                str(lesson.path),
+                str(target),
+                parameters={name: value for name, value in parameters.items() if name in known},
+                cwd=str(output),
+                kernel_name="python3",
+                kernel_manager_class=_PrivateKernelManager,
+                extra_arguments=[f"--IPKernelApp.extensions={import_clock.__name__}"],
+                shutdown_kernel="immediate",
+                request_save_on_cell_execute=False,
+                progress_bar=progress_bar,
+            )
+        except PapermillExecutionError as failed:
+            error = _explain(lesson, failed, target)
+        imports = float(clock.read_text())
     seconds = time.monotonic() - begun
     notebook = nbformat.read(target, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     ran = [cell for cell in code if cell.metadata.papermill.get("end_time")]
-    return Result(lesson, target, (len(ran), len(code)), list(_skips(ran)), _spent(ran, notebook, seconds), error)
+    spent = _spent(ran, notebook, seconds, imports)
+    return Result(lesson, target, (len(ran), len(code)), list(_skips(ran)), spent, error)
 
 
 def prepare_folder(output: Path) -> None:
@@ -136,7 +146,7 @@ def fresh_sandbox() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"WORKSHOP_TARGET": "sandbox", "WORKSHOP_SANDBOX_DIR": f"{folder}/sandbox"}
         os.environ.pop("WORKSHOP_BUCKET", None)
-        work = Path(folder, "work")
+        work = Path(folder, "notebooks")
         prepare_folder(work)
         try:
             yield work
@@ -144,6 +154,12 @@ def fresh_sandbox() -> Iterator[Path]:
             Sandbox().reset()
             for name, value in before.items():
                 os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+class _PrivateKernelManager(AsyncKernelManager):
+    """Talks to kernels through sockets that only this user can open, rather than over TCP, where anybody can listen."""
+
+    transport = CaselessStrEnum(["ipc"], default_value="ipc")
 
 
 @contextmanager
@@ -163,10 +179,10 @@ def _line(result: Result) -> str:
 
 
 def _table(results: list[Result]) -> Table:
-    table = Table(title="Lessons", title_justify="left")
-    table.add_column("lesson")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("lesson", no_wrap=True)
     table.add_column("result")
-    for column in ("cells", "skipped", "seconds", "kernel start", "imports", "work"):
+    for column in ("cells", "skips", "total", "kernel", "imports", "work"):
         table.add_column(column, justify="right")
     for result in results:
         ran, cells = result.cells
@@ -189,12 +205,11 @@ def _skips(cells) -> Iterator[str]:
             yield from (line for line in text.splitlines() if line.startswith(SKIP))
 
 
-def _spent(cells, notebook, seconds: float) -> dict[str, float]:
+def _spent(cells, notebook, seconds: float, imports: float) -> dict[str, float]:
     """Say what the seconds of a lesson went to."""
-    imports = sum(cell.metadata.papermill.duration for cell in cells if _only_imports(cell.source))
-    work = sum(cell.metadata.papermill.duration for cell in cells) - imports
     first = min((_time(cell.metadata.papermill.start_time) for cell in notebook.cells if _started(cell)), default=None)
     kernel = first - _time(notebook.metadata.papermill.start_time) if first else 0.0
+    work = sum(cell.metadata.papermill.duration for cell in cells) - imports
     return {"all": seconds, "kernel": kernel, "imports": imports, "work": work}
 
 
@@ -206,12 +221,17 @@ def _time(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def _only_imports(source: str) -> bool:
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:  # a magic
-        return False
-    return bool(body) and all(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
+@contextmanager
+def _import_clock() -> Iterator[Path]:
+    """Give the file into which a kernel started inside writes the seconds that its imports have taken."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "seconds")
+        file.write_text("0")
+        os.environ[import_clock.VARIABLE] = str(file)
+        try:
+            yield file
+        finally:
+            del os.environ[import_clock.VARIABLE]
 
 
 def _explain(lesson: Lesson, failed: PapermillExecutionError, target: Path) -> str:

@@ -11,6 +11,7 @@ from workshop.toc import Lesson, lessons, navigation, navigation_cell
 LONGEST_CELL = 30
 CLOSING_SECTIONS = ("## Recap", "## In practice", "## Further reading")
 OPENING_PARTS = ("**What you'll do**", "**What you'll learn**", "**What you'll need**", "minutes")
+CONNECT = re.compile(r"^(\w+ = )?connect\(\)$", re.MULTILINE)
 MARKDOWN_IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)]+)\)")
 
 
@@ -26,7 +27,7 @@ def problems(lesson: Lesson) -> Iterator[str]:
     yield from _images(text)
     for number, cell in enumerate(code, 1):
         yield from _code_cell(number, cell)
-    if sum("connect()" in cell.source for cell in code) != 1:
+    if sum(bool(CONNECT.search(cell.source)) for cell in code) != 1:
         yield "exactly one code cell must call connect()"
     if notebook.metadata.get("kernelspec", {}).get("name") != "python3":
         yield "the kernel must be python3"
@@ -65,7 +66,8 @@ def _parameters(cells) -> Iterator[str]:
 
 
 def _exercises(cells) -> Iterator[str]:
-    exercises = [cell for cell in cells if cell.cell_type == "markdown" and cell.source.startswith("### Exercise")]
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    exercises = re.findall(r"^### Exercise \d+: .", text, re.MULTILINE)
     solutions = [cell for cell in cells if "solution" in _tags(cell)]
     if len(exercises) < 2:
         yield f"it has {len(exercises)} exercises; there must be two or more"

@@ -1,4 +1,4 @@
-"""The table of contents, `notebooks/toc.yml`, and what is generated from it: the lessons' navigation, the README's table."""
+"""The table of contents, `notebooks/toc.yml`, and what is generated from it: navigation, and the README's table."""
 
 import re
 from dataclasses import dataclass

@@ -1,0 +1,153 @@
+"""Draws a compiled pipeline: what runs, in which order, and what passes from task to task."""
+
+import io
+from pathlib import Path
+
+import networkx as nx
+import yaml
+
+from workshop.errors import WorkshopError
+
+INPUTS = "pipeline inputs"
+COLOURS = {"inputs": "#eeeeee", "task": "#d6e6fb", "artifact": "#fdebcf"}
+SHAPES = {"inputs": "round,pad=0.5", "task": "round,pad=0.5", "artifact": "round4,pad=0.5"}
+HALF_HEIGHT_POINTS = {"inputs": 11, "task": 11, "artifact": 18}
+COLUMN_INCHES, ROW_INCHES = 3.4, 1.3
+
+
+def draw_pipeline(path: str | Path):
+    """Draw a compiled pipeline from top to bottom: its inputs, its tasks, the artifacts that they write.
+
+    Args:
+        path: the YAML that `kfp dsl compile` wrote.
+
+    Returns:
+        An `IPython.display.Image` (PNG) with a text that says what it shows.
+
+    Raises:
+        WorkshopError: the file is not a compiled pipeline.
+    """
+    from IPython.display import Image
+
+    graph = read_graph(path)
+    return Image(data=_png(graph), alt=describe(graph), width=int(_size(graph)[0] * 90))
+
+
+def read_graph(path: str | Path) -> nx.DiGraph:
+    """Read the graph of a compiled pipeline.
+
+    Args:
+        path: the YAML that `kfp dsl compile` wrote.
+
+    Returns:
+        Nodes with `kind` ("inputs", "task" or "artifact") and `label`; edges with `label`, the names of what passes.
+
+    Raises:
+        WorkshopError: the file is not a compiled pipeline.
+    """
+    document = next(iter(yaml.safe_load_all(Path(path).read_text())), None)
+    try:
+        tasks = document["root"]["dag"]["tasks"]
+        name = document["pipelineInfo"]["name"]
+    except (KeyError, TypeError):
+        raise WorkshopError(
+            f"{path} is not a compiled pipeline: it has no root.dag.tasks; see kfp dsl compile"
+        ) from None
+    graph = nx.DiGraph(name=name)
+    for task_name, task in tasks.items():
+        graph.add_node(task_name, kind="task", label=task["taskInfo"]["name"])
+        component = document["components"][task["componentRef"]["name"]]
+        for output, definition in component.get("outputDefinitions", {}).get("artifacts", {}).items():
+            kind = definition["artifactType"]["schemaTitle"].removeprefix("system.")
+            graph.add_node((task_name, output), kind="artifact", label=f"{output}\n({kind})")
+            graph.add_edge(task_name, (task_name, output), label="")
+    for task_name, task in tasks.items():
+        _add_inputs(graph, task_name, task)
+    return graph
+
+
+def describe(graph: nx.DiGraph) -> str:
+    """Say in words what a drawing of the graph shows."""
+    steps = [
+        f"{graph.nodes[start]['label']} to {graph.nodes[end]['label']}"
+        + (f" ({data['label']})" if data["label"] else "")
+        for start, end, data in graph.edges(data=True)
+    ]
+    return f"Graph of the pipeline {graph.graph['name']}: {'; '.join(steps)}.".replace("\n", " ")
+
+
+def _add_inputs(graph: nx.DiGraph, task_name: str, task: dict) -> None:
+    for name, source in task.get("inputs", {}).get("parameters", {}).items():
+        if "componentInputParameter" in source:
+            graph.add_node(INPUTS, kind="inputs", label=INPUTS)
+            _connect(graph, INPUTS, task_name, source["componentInputParameter"])
+        elif "taskOutputParameter" in source:
+            _connect(graph, source["taskOutputParameter"]["producerTask"], task_name, name)
+    for source in task.get("inputs", {}).get("artifacts", {}).values():
+        if "taskOutputArtifact" in source:
+            produced = source["taskOutputArtifact"]
+            _connect(graph, (produced["producerTask"], produced["outputArtifactKey"]), task_name, "")
+    for earlier in task.get("dependentTasks", []):
+        if not nx.has_path(graph, earlier, task_name):
+            _connect(graph, earlier, task_name, "")
+
+
+def _connect(graph: nx.DiGraph, start, end, label: str) -> None:
+    labels = [*graph.edges.get((start, end), {}).get("label", "").split("\n"), label]
+    graph.add_edge(start, end, label="\n".join(dict.fromkeys(filter(None, labels))))
+
+
+def _size(graph: nx.DiGraph) -> tuple[float, float]:
+    """Return width and height in inches."""
+    layers = list(nx.topological_generations(graph))
+    return COLUMN_INCHES * max(map(len, layers)) + 1.5, ROW_INCHES * len(layers)
+
+
+def _png(graph: nx.DiGraph) -> bytes:
+    from matplotlib.figure import Figure
+
+    layers = list(nx.topological_generations(graph))
+    figure = Figure(figsize=_size(graph), dpi=160)
+    axes = figure.subplots()
+    places = {}
+    for row, layer in enumerate(layers):
+        for column, node in enumerate(layer):
+            places[node] = ((column - (len(layer) - 1) / 2) * COLUMN_INCHES, -row * ROW_INCHES)
+    for node in graph:
+        _draw_node(axes, places[node], **graph.nodes[node])
+    for start, end, data in graph.edges(data=True):
+        margins = [HALF_HEIGHT_POINTS[graph.nodes[node]["kind"]] for node in (start, end)]
+        _draw_edge(axes, places[start], places[end], margins, data["label"])
+    width, height = _size(graph)
+    axes.set_xlim(-width / 2, width / 2)
+    axes.set_ylim(-height + ROW_INCHES / 2, ROW_INCHES / 2)
+    axes.axis("off")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.1)
+    return buffer.getvalue()
+
+
+def _draw_node(axes, place: tuple[float, float], kind: str, label: str) -> None:
+    style = {"boxstyle": SHAPES[kind], "facecolor": COLOURS[kind], "edgecolor": "#555555"}
+    axes.text(*place, label, ha="center", va="center", fontsize=10, bbox=style, zorder=3)
+
+
+def _draw_edge(axes, start: tuple, end: tuple, margins: list[float], label: str) -> None:
+    bend = 0.0 if abs(start[1] - end[1]) < 1.5 * ROW_INCHES else -0.7  # past the row between
+    arrow = {
+        "arrowstyle": "-|>",
+        "color": "#555555",
+        "connectionstyle": f"arc3,rad={bend}",
+        "shrinkA": margins[0] + (8 if bend else 0),
+        "shrinkB": margins[1] + (8 if bend else 0),
+    }
+    axes.annotate("", xy=end, xytext=start, arrowprops=arrow, zorder=2)
+    # A straight arrow has its label on the left, a bent one on the right: with a bend of r, the middle of a curve lies
+    # r/2 of its length away from the straight line.
+    middle = (
+        (start[0] + end[0]) / 2 - bend * (start[1] - end[1]) / 2 + (0.1 if bend else -0.1),
+        (start[1] + end[1]) / 2,
+    )
+    side = "left" if bend else "right"
+    paper = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}
+    axes.text(*middle, label, ha=side, va="center", fontsize=8, color="#333333", bbox=paper, zorder=2.5)
