@@ -95,6 +95,7 @@ def connect() -> Target:
     name = target_name(settings)
     _put_own_programs_on_path()
     target = _connect_sandbox(settings) if name == "sandbox" else _connect_cluster(name, settings)
+    _forget_old_credentials()
     os.environ[CONNECTED] = name
     print(target)
     return target
@@ -228,7 +229,7 @@ def _account() -> str:
 
     config = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
     try:
-        return boto3.client("sts", config=config).get_caller_identity()["Account"]
+        return boto3.Session().client("sts", config=config).get_caller_identity()["Account"]
     except ClientError as error:
         code = error.response["Error"]["Code"]
         raise TargetError(
@@ -237,6 +238,13 @@ def _account() -> str:
         ) from None
     except BotoCoreError as error:
         raise TargetError(f"AWS does not answer in region {os.environ.get('AWS_DEFAULT_REGION')}: {error}") from None
+
+
+def _forget_old_credentials() -> None:
+    """Let `boto3.client` look again: its default session keeps the credentials that it found first."""
+    import boto3
+
+    boto3.setup_default_session()
 
 
 def _profile_region() -> str:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -49,11 +49,13 @@ class Record:
         pid: process id.
         created: when the process started, in seconds since the epoch as `psutil` gives it.
         ports: port number by its role; the first role is the one that clients talk to.
+        seeded: whether it has been brought to the state in which lessons expect it.
     """
 
     pid: int
     created: float
     ports: dict[str, int]
+    seeded: bool = False
 
     @property
     def address(self) -> str:
@@ -114,10 +116,10 @@ class Supervisor:
         Raises:
             SandboxError: a server does not start; the message holds the end of its log.
         """
-        running = self._all_answering()
+        running = self._all_up()
         if running is None:
             with self.locked():
-                running = self._all_answering() or self._start_missing()
+                running = self._all_up() or self._start_missing()
         return running
 
     def down(self) -> list[str]:
@@ -172,27 +174,30 @@ class Supervisor:
         finally:
             lock.release()
 
-    def _all_answering(self) -> dict[str, Record] | None:
-        records = {server.name: self.record(server) for server in self.servers}
+    def _all_up(self) -> dict[str, Record] | None:
+        records = {}
         for server in self.servers:
-            record = records[server.name]
-            if record is None or not _wait(lambda s=server, r=record: s.is_ready(r), ANSWER_WITHIN_SECONDS, record):
+            record = self._up(server)
+            if record is None:
                 return None
+            records[server.name] = record
         return records
+
+    def _up(self, server: Server) -> Record | None:
+        """Return the record of a server that can be used as it is."""
+        record = self.record(server)
+        usable = record and record.seeded and _wait(lambda: server.is_ready(record), ANSWER_WITHIN_SECONDS, record)
+        return record if usable else None
 
     def _start_missing(self) -> dict[str, Record]:
         (self.directory / "run").mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o700)
-        started = {server.name: self._start(server) for server in self.servers if not self._answers(server)}
+        started = {server.name: self._start(server) for server in self.servers if not self._up(server)}
         with ThreadPoolExecutor() as pool:
             awaited = [pool.submit(self._await_ready, s, started[s.name]) for s in self.servers if s.name in started]
         for future in awaited:
             future.result()
         return {server.name: self.record(server) for server in self.servers}
-
-    def _answers(self, server: Server) -> bool:
-        record = self.record(server)
-        return record is not None and _wait(lambda: server.is_ready(record), ANSWER_WITHIN_SECONDS, record)
 
     def _start(self, server: Server) -> Record:
         """Start one server on its old ports, on its usual ones, or on free ones, in that order of preference."""
@@ -205,25 +210,34 @@ class Supervisor:
             created = psutil.Process(pid).create_time()
         except psutil.NoSuchProcess:
             created = 0.0
-        record = Record(pid, created, ports)
-        write_whole(self._record_path(server), json.dumps(asdict(record)))
-        return record
+        return self._write_record(server, Record(pid, created, ports))
 
     def _await_ready(self, server: Server, record: Record) -> None:
-        for attempt in range(1, START_ATTEMPTS + 1):
-            if _wait(lambda r=record: server.is_ready(r), READY_WITHIN_SECONDS, record):
-                server.seed(record)
+        for attempt in range(START_ATTEMPTS):
+            if attempt:
+                # Somebody took its port between our look and its start: it ended, or somebody else answers instead.
+                self._record_path(server).unlink(missing_ok=True)
+                record = self._start(server)
+            answers = _wait(lambda r=record: server.is_ready(r), READY_WITHIN_SECONDS, record)
+            if answers and _listens(record):
+                self._seed(server, record)
                 return
-            alive = _process(record) is not None
-            if alive or attempt == START_ATTEMPTS:
-                break
-            # It ended at once: most likely somebody took one of its ports between our look and its start.
-            self._record_path(server).unlink(missing_ok=True)
-            record = self._start(server)
+            if not answers and _process(record):
+                raise self._failed(server, f"does not answer after {READY_WITHIN_SECONDS} s")
+        raise self._failed(server, "ended while it started")
+
+    def _seed(self, server: Server, record: Record) -> None:
+        try:
+            server.seed(record)
+        except Exception as error:
+            raise self._failed(server, f"answers, but cannot be prepared: {error}") from error
+        self._write_record(server, replace(record, seeded=True))
+
+    def _failed(self, server: Server, what: str) -> SandboxError:
+        """Stop a server that is of no use, and say why."""
         log = self.log(server, 15)
         self._stop(server)
-        what = f"does not answer after {READY_WITHIN_SECONDS} s" if alive else "ended while it started"
-        raise SandboxError(
+        return SandboxError(
             f"the sandbox's {server.name} {what}. The end of its log ({self._log_path(server)}):\n{log or '(empty)'}\n"
             "Try `workshop sandbox reset` if what it keeps may be damaged."
         )
@@ -242,6 +256,10 @@ class Supervisor:
                 if process.environ().get(MARK) == self._mark(server) and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
+
+    def _write_record(self, server: Server, record: Record) -> Record:
+        write_whole(self._record_path(server), json.dumps(asdict(record)))
+        return record
 
     def _old_ports(self, server: Server) -> dict[str, int]:
         try:
@@ -295,6 +313,16 @@ def _process(record: Record) -> psutil.Process | None:
         return process
     except psutil.NoSuchProcess:
         return None
+
+
+def _listens(record: Record) -> bool:
+    """Tell whether it is this very process that holds the port."""
+    try:
+        connections = psutil.Process(record.pid).net_connections("tcp")
+    except psutil.Error:
+        return False
+    port = next(iter(record.ports.values()))
+    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections)
 
 
 def _end(processes: Iterable[psutil.Process]) -> None:

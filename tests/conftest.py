@@ -1,0 +1,118 @@
+"""What the tests share: a clean environment for each, sandboxes of their own, and an Olist-shaped zip."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import boto3
+import pytest
+
+from workshop.project import ROOT
+from workshop.sandbox import Sandbox, apply
+
+FOREIGN = ("AWS_", "KF_", "WORKSHOP_", "PIP_TARGET", "PYTHONPATH", "REGISTRY", "NB_PREFIX", "KUBERNETES_")
+# The nine files of the Olist dataset, by the names that Kaggle gives them.
+OLIST = (
+    "olist_customers_dataset",
+    "olist_geolocation_dataset",
+    "olist_order_items_dataset",
+    "olist_order_payments_dataset",
+    "olist_order_reviews_dataset",
+    "olist_orders_dataset",
+    "olist_products_dataset",
+    "olist_sellers_dataset",
+    "product_category_name_translation",
+)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(tmp_path, monkeypatch):
+    """Keep what this machine has configured out of every test, and what a test sets out of the next."""
+    before = dict(os.environ)
+    path = list(sys.path)
+    for name in list(os.environ):
+        if name.startswith(FOREIGN):
+            del os.environ[name]
+    os.environ["WORKSHOP_SANDBOX_DIR"] = str(tmp_path / "sandbox")
+    monkeypatch.chdir(tmp_path)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    sys.path[:] = path
+
+
+@pytest.fixture
+def sandbox(clean_environment):
+    """A sandbox of the test's own, not started; gone after the test."""
+    own = Sandbox()
+    yield own
+    own.reset()
+
+
+@pytest.fixture(scope="session")
+def shared_sandbox(tmp_path_factory):
+    """One running sandbox for the tests that only need S3."""
+    shared = Sandbox(tmp_path_factory.mktemp("shared") / "sandbox")
+    shared.up()
+    yield shared
+    shared.reset()
+
+
+@pytest.fixture
+def s3(shared_sandbox):
+    """A boto3 client for the shared sandbox, which is also what this process's environment points to."""
+    apply(shared_sandbox.environment())
+    os.environ["WORKSHOP_SANDBOX_DIR"] = str(shared_sandbox.directory)
+    boto3.setup_default_session()
+    return boto3.client("s3")
+
+
+@pytest.fixture
+def bucket(s3, request):
+    """An empty bucket with a name of its own."""
+    name = f"test-{abs(hash(request.node.nodeid)) % 10**12:012}"
+    s3.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def olist_zip(tmp_path):
+    """A zip shaped like the Olist dataset: nine small CSV files."""
+    path = tmp_path / "brazilian-ecommerce.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, name in enumerate(OLIST):
+            rows = "".join(f"{row:04x},city {row % 3},{row * 1.5 + number}\n" for row in range(25 + number))
+            archive.writestr(f"{name}.csv", f"{name}_id,city,value\n{rows}")
+    return path
+
+
+@pytest.fixture
+def workshop_command():
+    """Call the `workshop` command as a reader does, in a process of its own."""
+
+    def call(*arguments: str, **options) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "workshop", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+    return call
+
+
+@pytest.fixture
+def project_copy(tmp_path) -> Path:
+    """The project as a clone would hold it, uncommitted changes included, in a folder with a space in its name."""
+    target = tmp_path / "a clone"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (source := ROOT / name).exists():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes(source.read_bytes())
+            (target / name).chmod(source.stat().st_mode)
+    return target

@@ -1,0 +1,59 @@
+"""The emulated AWS account: what it is seeded with, and that it keeps what a reader did to it."""
+
+import json
+import os
+import signal
+
+import boto3
+import pytest
+
+
+@pytest.fixture
+def aws(shared_sandbox):
+    return clients(shared_sandbox)
+
+
+def clients(sandbox):
+    environment = sandbox.environment()
+    session = boto3.Session(aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1")
+    return lambda service: session.client(service, endpoint_url=environment["AWS_ENDPOINT_URL"])
+
+
+def test_the_cluster_of_lesson_01_exists_with_a_node_group(aws):
+    eks = aws("eks")
+    assert eks.list_clusters()["clusters"] == ["kubeflow-demo"]
+    groups = eks.list_nodegroups(clusterName="kubeflow-demo")["nodegroups"]
+    assert groups == ["kubeflow-demo-nodes"]
+
+
+def test_the_node_role_has_the_worker_policies_but_not_the_one_for_ecr(aws):
+    group = aws("eks").describe_nodegroup(clusterName="kubeflow-demo", nodegroupName="kubeflow-demo-nodes")["nodegroup"]
+    role = group["nodeRole"].rpartition("/")[2]
+    attached = aws("iam").list_attached_role_policies(RoleName=role)["AttachedPolicies"]
+    assert {policy["PolicyName"] for policy in attached} == {"AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy"}
+
+
+def test_the_managed_policies_of_aws_can_be_attached(aws):
+    arn = "arn:aws:iam::aws:policy/AmazonEC2ContainerRegistryPullOnly"
+    assert aws("iam").get_policy(PolicyArn=arn)["Policy"]["PolicyName"] == "AmazonEC2ContainerRegistryPullOnly"
+
+
+def test_it_keeps_what_was_done_to_it_and_forgets_what_only_read(sandbox):
+    sandbox.up()
+    aws = clients(sandbox)
+    aws("ecr").create_repository(repositoryName="kept")
+    aws("iam").create_role(RoleName="kept", AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17"}))
+    aws("iam").attach_role_policy(RoleName="kept", PolicyArn="arn:aws:iam::aws:policy/ReadOnlyAccess")
+    for _ in range(5):
+        aws("iam").list_roles()
+        aws("sts").get_caller_identity()
+    os.kill(next(record.pid for server, record, _ in sandbox.status() if server.name == "aws-account"), signal.SIGKILL)
+    with open(sandbox.directory / "aws-account" / "history.jsonl", "a") as history:
+        history.write('{"method": "POST", "cut off')
+    sandbox.up()
+    aws = clients(sandbox)
+    assert [r["repositoryName"] for r in aws("ecr").describe_repositories()["repositories"]] == ["kept"]
+    assert [p["PolicyName"] for p in aws("iam").list_attached_role_policies(RoleName="kept")["AttachedPolicies"]]
+    assert aws("eks").list_clusters()["clusters"] == ["kubeflow-demo"]
+    kept = (sandbox.directory / "aws-account" / "history.jsonl").read_text()
+    assert "ListRoles" not in kept and "GetCallerIdentity" not in kept and "cut off" not in kept

@@ -1,0 +1,238 @@
+"""The sandbox when something goes wrong."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+import psutil
+import pytest
+
+from workshop.sandbox import Sandbox, SandboxError
+from workshop.sandbox import supervisor as supervisor_module
+from workshop.sandbox.supervisor import MARK, Server, Supervisor
+
+
+def client(sandbox):
+    environment = sandbox.environment()
+    return boto3.client(
+        "s3",
+        endpoint_url=environment["AWS_ENDPOINT_URL_S3"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        region_name="us-east-1",
+    )
+
+
+def pids(sandbox):
+    return {server.name: record.pid for server, record, _ in sandbox.status() if record}
+
+
+def kill(pid):
+    process = psutil.Process(pid)
+    process.kill()
+    psutil.wait_procs([process], timeout=10)
+
+
+def left_processes(sandbox):
+    """Every process of this sandbox, found without its records."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK, "").startswith(f"{sandbox.directory}:"):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def test_up_twice_changes_nothing_and_down_leaves_no_process(sandbox):
+    sandbox.up()
+    first = pids(sandbox)
+    sandbox.up()
+    assert pids(sandbox) == first
+    assert {process.pid for process in left_processes(sandbox)} == set(first.values())
+    assert sandbox.down() == ["object-store", "aws-account"]
+    assert left_processes(sandbox) == []
+    assert sandbox.down() == []
+
+
+def test_servers_listen_on_loopback_only_and_their_state_is_private(sandbox):
+    sandbox.up()
+    for process in left_processes(sandbox):
+        listening = [c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+        assert listening and set(listening) == {"127.0.0.1"}
+        assert client(sandbox)._request_signer._credentials.secret_key not in " ".join(process.cmdline())
+    assert sandbox.directory.stat().st_mode & 0o077 == 0
+
+
+def test_what_it_keeps_survives_a_kill_and_a_restart_on_other_ports(sandbox):
+    sandbox.up()
+    s3 = client(sandbox)
+    s3.create_bucket(Bucket="kept")
+    s3.put_object(Bucket="kept", Key="key", Body=b"x" * 5_000_000)
+    environment = sandbox.environment()
+    for pid in pids(sandbox).values():
+        kill(pid)
+    shutil.rmtree(sandbox.directory / "run")
+    with socket.create_server(("127.0.0.1", int(environment["AWS_ENDPOINT_URL_S3"].rpartition(":")[2]))):
+        sandbox.up()
+    assert sandbox.environment()["AWS_ENDPOINT_URL_S3"] != environment["AWS_ENDPOINT_URL_S3"]
+    assert sandbox.environment()["AWS_SECRET_ACCESS_KEY"] == environment["AWS_SECRET_ACCESS_KEY"]
+    assert client(sandbox).get_object(Bucket="kept", Key="key")["Body"].read() == b"x" * 5_000_000
+
+
+def test_a_server_killed_mid_way_is_started_again_where_it_was(sandbox):
+    sandbox.up()
+    before, address = pids(sandbox), sandbox.environment()["AWS_ENDPOINT_URL_S3"]
+    kill(before["object-store"])
+    sandbox.up()
+    assert pids(sandbox)["object-store"] != before["object-store"]
+    assert pids(sandbox)["aws-account"] == before["aws-account"]
+    assert sandbox.environment()["AWS_ENDPOINT_URL_S3"] == address
+    assert client(sandbox).list_buckets()["Buckets"] == []
+
+
+def test_a_server_that_hangs_is_replaced(sandbox, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "ANSWER_WITHIN_SECONDS", 1)
+    sandbox.up()
+    hanging = pids(sandbox)["aws-account"]
+    os.kill(hanging, signal.SIGSTOP)
+    sandbox.up()
+    assert pids(sandbox)["aws-account"] != hanging
+    assert not psutil.pid_exists(hanging) or psutil.Process(hanging).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_stale_pid_that_now_belongs_to_somebody_else_is_left_alone(sandbox):
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        run = sandbox.directory / "run"
+        run.mkdir(parents=True)
+        for name in ("object-store", "aws-account"):
+            (run / f"{name}.json").write_text(json.dumps({"pid": bystander.pid, "created": 1.0, "ports": {"http": 9}}))
+        sandbox.up()
+        assert bystander.pid not in pids(sandbox).values()
+        sandbox.down()
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"pid": "x"}'])
+def test_a_damaged_record_counts_as_none(sandbox, damage):
+    run = sandbox.directory / "run"
+    run.mkdir(parents=True)
+    for name in ("object-store", "aws-account"):
+        (run / f"{name}.json").write_text(damage)
+    assert [record for _, record, _ in sandbox.status()] == [None, None]
+
+
+def test_usual_ports_that_are_taken_are_avoided(sandbox):
+    taken = []
+    for port in (8333, 18333, 5005):
+        try:
+            taken.append(socket.create_server(("127.0.0.1", port)))
+        except OSError:
+            continue  # somebody else has it: taken all the same
+    try:
+        sandbox.up()
+        ports = [next(iter(record.ports.values())) for _, record, _ in sandbox.status()]
+        assert not set(ports) & {8333, 5005}
+    finally:
+        for listener in taken:
+            listener.close()
+
+
+def test_a_folder_deleted_while_up_leaves_no_orphan(sandbox):
+    sandbox.up()
+    orphans = set(pids(sandbox).values())
+    shutil.rmtree(sandbox.directory)
+    sandbox.up()
+    alive = {process.pid for process in left_processes(sandbox)}
+    assert not alive & orphans
+    assert alive == set(pids(sandbox).values())
+    assert client(sandbox).list_buckets()["Buckets"] == []
+
+
+def test_a_folder_deleted_while_up_is_no_obstacle_to_down(sandbox):
+    sandbox.up()
+    shutil.rmtree(sandbox.directory)
+    assert sandbox.down() == ["object-store", "aws-account"]
+    assert left_processes(sandbox) == []
+
+
+def test_concurrent_callers_start_one_of_each(sandbox, workshop_command):
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: workshop_command("sandbox", "up"), range(4)))
+    assert [result.returncode for result in results] == [0] * 4, [result.stderr for result in results]
+    assert len(left_processes(sandbox)) == 2
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_a_way_out(tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    environment = os.environ | {"WORKSHOP_SANDBOX_DIR": str(closed / "sandbox")}
+    # Root may write anywhere, unless it gives that up.
+    as_anybody = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    command = [*as_anybody, sys.executable, "-m", "workshop", "sandbox", "up"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert str(closed / "sandbox") in done.stderr and "WORKSHOP_SANDBOX_DIR" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path, workshop_command):
+    (tmp_path / "file").write_text("")
+    done = workshop_command(
+        "sandbox", "up", env=os.environ | {"WORKSHOP_SANDBOX_DIR": str(tmp_path / "file" / "sandbox")}
+    )
+    assert done.returncode == 1
+    assert str(tmp_path / "file") in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_damaged_identity_is_named_and_reset_mends_it(sandbox):
+    sandbox.directory.mkdir()
+    (sandbox.directory / "identity.json").write_text("{")
+    with pytest.raises(SandboxError, match="reset"):
+        sandbox.up()
+    sandbox.reset()
+    sandbox.up()
+
+
+class Broken(Server):
+    name = "broken"
+    stands_for = "nothing"
+    usual_ports = {"http": 0}
+
+    def command(self, ports):
+        return [sys.executable, "-c", textwrap.dedent("print('the reason why', flush=True); raise SystemExit(3)")]
+
+    def is_ready(self, record):
+        return False
+
+
+def test_a_server_that_does_not_start_shows_the_end_of_its_log(tmp_path):
+    supervisor = Supervisor(tmp_path / "sandbox", [Broken(tmp_path / "sandbox" / "broken")])
+    with pytest.raises(SandboxError, match=r"broken ended while it started[\s\S]*the reason why"):
+        supervisor.up()
+
+
+class Silent(Broken):
+    def command(self, ports):
+        return [sys.executable, "-c", "import time; print('waiting', flush=True); time.sleep(60)"]
+
+
+def test_a_server_that_never_answers_is_given_up_and_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "READY_WITHIN_SECONDS", 1)
+    sandbox = Sandbox(tmp_path / "sandbox")
+    supervisor = Supervisor(sandbox.directory, [Silent(sandbox.directory / "broken")])
+    with pytest.raises(SandboxError, match=r"does not answer after 1 s[\s\S]*waiting"):
+        supervisor.up()
+    assert left_processes(sandbox) == []

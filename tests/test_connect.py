@@ -1,0 +1,145 @@
+"""`connect()`: which target, what it sets, and what it says when something is missing."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from workshop.connect import TargetError, connect
+from workshop.sandbox import apply
+
+
+@pytest.fixture
+def emulated_aws(shared_sandbox):
+    """Stand in for AWS with the sandbox's emulated account, as a target sees it that knows nothing of the sandbox."""
+    environment = shared_sandbox.environment()
+    apply({name: environment[name] for name in ("AWS_ENDPOINT_URL", "NO_PROXY", "no_proxy")})
+    apply({"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "a secret that is never shown"})
+
+
+def test_the_default_target_is_the_sandbox_and_it_is_started(sandbox, capsys):
+    target = connect()
+    assert target.name == "sandbox"
+    assert [answers for _, _, answers in sandbox.status()] == [True, True]
+    shown = capsys.readouterr().out
+    for expected in ("sandbox", "123456789012", "us-east-1", target.bucket, os.environ["AWS_ENDPOINT_URL_S3"]):
+        assert expected in shown
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in shown
+
+
+def test_real_credentials_in_the_environment_are_used_by_nothing(s3):
+    apply({"AWS_PROFILE": "production", "AWS_SESSION_TOKEN": "token", "AWS_ENDPOINT_URL_STS": "http://127.0.0.1:1"})
+    apply({"AWS_ROLE_ARN": "arn:aws:iam::1:role/x", "KF_PIPELINES_ENDPOINT": "http://127.0.0.1:1"})
+    connect()
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_STS", "AWS_ROLE_ARN", "KF_PIPELINES_ENDPOINT"):
+        assert name not in os.environ
+
+
+def test_the_profile_files_of_this_machine_are_not_read(s3, tmp_path):
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "config").write_text("[default]\nendpoint_url = http://127.0.0.1:1\nregion = eu-west-1\n")
+    apply({"HOME": str(tmp_path)})
+    assert connect().region == "us-east-1"
+
+
+def test_a_proxy_is_not_asked_for_the_sandbox(s3):
+    apply({"HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1", "NO_PROXY": "example.com"})
+    assert connect().account == "123456789012"
+    assert os.environ["NO_PROXY"] == "example.com,127.0.0.1,localhost"
+
+
+def test_children_of_the_process_reach_the_same_s3(s3, bucket):
+    connect()
+    code = "import boto3; print([b['Name'] for b in boto3.client('s3').list_buckets()['Buckets']])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert bucket in done.stdout
+
+
+def test_an_unknown_target_is_named_with_those_that_exist():
+    apply({"WORKSHOP_TARGET": "minikube"})
+    with pytest.raises(TargetError, match=r"'minikube'.*sandbox, kind, eks, in-cluster"):
+        connect()
+
+
+def test_a_process_does_not_change_from_one_target_to_another(s3):
+    connect()
+    apply({"WORKSHOP_TARGET": "eks"})
+    with pytest.raises(TargetError, match=r"connected to the target 'sandbox'.*Restart the kernel"):
+        connect()
+
+
+def test_a_cluster_without_settings_says_everything_that_is_missing():
+    apply({"WORKSHOP_TARGET": "kind"})
+    with pytest.raises(TargetError) as caught:
+        connect()
+    for name in ("WORKSHOP_BUCKET", "AWS_DEFAULT_REGION", "KF_PIPELINES_ENDPOINT"):
+        assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("bucket", ["'my-bucket'", "My-Bucket", "a", "1.2.3.4", "a..b", "under_score"])
+def test_a_bucket_name_that_s3_does_not_take_is_refused(bucket):
+    apply({"WORKSHOP_TARGET": "eks", "WORKSHOP_BUCKET": bucket, "AWS_DEFAULT_REGION": "us-east-1"})
+    with pytest.raises(TargetError, match="WORKSHOP_BUCKET is"):
+        connect()
+
+
+def test_quotes_in_a_value_are_named_as_the_trouble():
+    apply({"WORKSHOP_TARGET": "eks", "WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "'us-east-1'"})
+    with pytest.raises(TargetError, match="Leave out the quotes"):
+        connect()
+
+
+def test_a_cluster_without_credentials_says_how_to_get_them(tmp_path):
+    apply({"WORKSHOP_TARGET": "eks", "WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "us-east-1"})
+    apply({"HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"})
+    with pytest.raises(TargetError, match="no AWS credentials: run `aws configure sso`"):
+        connect()
+
+
+def test_a_profile_that_does_not_exist_is_named():
+    apply({"WORKSHOP_TARGET": "eks", "WORKSHOP_BUCKET": "my-bucket", "AWS_PROFILE": "nobody"})
+    with pytest.raises(TargetError, match="nobody"):
+        connect()
+
+
+def test_eks_takes_account_and_registry_from_aws(emulated_aws, capsys):
+    apply({"WORKSHOP_TARGET": "eks", "WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "eu-west-1"})
+    target = connect()
+    assert (target.account, target.region, target.bucket) == ("123456789012", "eu-west-1", "my-bucket")
+    assert os.environ["REGISTRY"] == "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
+    assert "AWS_ENDPOINT_URL_S3" not in os.environ
+    assert "a secret that is never shown" not in capsys.readouterr().out
+
+
+def test_aws_that_does_not_answer_is_an_error_that_names_the_region():
+    apply({"WORKSHOP_TARGET": "eks", "WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "eu-west-1"})
+    apply({"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "s", "AWS_ENDPOINT_URL": "http://127.0.0.1:1"})
+    with pytest.raises(TargetError, match="does not answer in region eu-west-1"):
+        connect()
+
+
+def test_a_notebook_server_of_kubeflow_is_recognised(emulated_aws):
+    apply({"NB_PREFIX": "/notebook/ns/name", "KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+    apply({"WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "us-east-1"})
+    target = connect()
+    assert target.name == "in-cluster"
+    assert target.pipelines.startswith("http://ml-pipeline.kubeflow.svc.cluster.local:8888 (does not answer")
+
+
+def test_kind_with_an_s3_of_its_own_needs_no_aws_account(s3):
+    keys = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3")}
+    apply({name: None for name in os.environ if name.startswith("AWS_")})
+    apply(keys | {"WORKSHOP_TARGET": "kind", "WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "us-east-1"})
+    apply({"KF_PIPELINES_ENDPOINT": "http://127.0.0.1:1"})
+    target = connect()
+    assert target.account == ""
+    assert target.s3 == keys["AWS_ENDPOINT_URL_S3"]
+    assert "does not answer" in target.pipelines
+
+
+def test_an_endpoint_without_http_is_refused():
+    apply({"WORKSHOP_TARGET": "kind", "WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "us-east-1"})
+    apply({"KF_PIPELINES_ENDPOINT": "localhost:8080"})
+    with pytest.raises(TargetError, match=r"KF_PIPELINES_ENDPOINT is 'localhost:8080'; it must start with http"):
+        connect()
