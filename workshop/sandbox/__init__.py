@@ -172,6 +172,7 @@ def use_task_packages(folder: Path) -> None:
     """Point pip at a folder of its own, and let this process and its children import from there."""
     if os.environ.get("PIP_TARGET") == str(folder):
         return
+    folder.mkdir(parents=True, exist_ok=True)  # Python never looks again into a folder that was not there
     os.environ["PIP_TARGET"] = str(folder)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     sys.path.append(str(folder))

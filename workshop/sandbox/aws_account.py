@@ -34,6 +34,7 @@ class AwsAccount(Server):
     name = "aws-account"
     stands_for = "AWS: STS, IAM, EKS, ECR (moto)"
     usual_ports = {"http": 5005}
+    stop_within_seconds = 0  # every request is in the recording before it is answered
 
     def command(self, ports: Mapping[str, int]) -> list[str]:
         return [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(ports["http"])]

@@ -31,7 +31,6 @@ from workshop.errors import WorkshopError
 HOST = "127.0.0.1"
 READY_WITHIN_SECONDS = 40
 ANSWER_WITHIN_SECONDS = 5
-STOP_WITHIN_SECONDS = 4
 START_ATTEMPTS = 3
 # Set in every server's environment: how a server is found again when its record is gone.
 MARK = "WORKSHOP_SANDBOX_SERVER"
@@ -75,6 +74,8 @@ class Server(abc.ABC):
     usual_ports: ClassVar[dict[str, int]]
     # A server that takes a second port for each role takes the one this far above it.
     second_port_above: ClassVar[int] = 0
+    # How long it may take to end of itself; 0 for a server that has nothing to finish.
+    stop_within_seconds: ClassVar[float] = 4
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -130,7 +131,7 @@ class Supervisor:
     def reset(self) -> None:
         """Stop every server and delete everything that the sandbox has kept."""
         with self.locked():
-            self._stop(*self.servers)
+            self._stop(*self.servers, at_once=True)
             if self.directory.exists():
                 shutil.rmtree(self.directory)
 
@@ -201,7 +202,7 @@ class Supervisor:
 
     def _start(self, server: Server) -> Record:
         """Start one server on its old ports, on its usual ones, or on free ones, in that order of preference."""
-        _end(self._processes(server))
+        _end(self._processes(server), 0)
         server.directory.mkdir(parents=True, exist_ok=True)
         ports = _choose_ports(server.usual_ports | self._old_ports(server), server.second_port_above)
         environment = os.environ | server.environment() | {MARK: self._mark(server)}
@@ -242,11 +243,14 @@ class Supervisor:
             "Try `workshop sandbox reset` if what it keeps may be damaged."
         )
 
-    def _stop(self, *servers: Server) -> list[str]:
+    def _stop(self, *servers: Server, at_once: bool = False) -> list[str]:
         """Stop servers and return the names of those that ran."""
-        processes = {server.name: self._processes(server) for server in servers}
-        _end(process for found in processes.values() for process in found)
-        return [name for name, found in processes.items() if found]
+        stopped = []
+        for server in servers:
+            if processes := self._processes(server):
+                _end(processes, 0 if at_once else server.stop_within_seconds)
+                stopped.append(server.name)
+        return stopped
 
     def _processes(self, server: Server) -> list[psutil.Process]:
         """Find every process that serves this part of this sandbox, whether a record of it is left or not."""
@@ -325,18 +329,18 @@ def _listens(record: Record) -> bool:
     return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections)
 
 
-def _end(processes: Iterable[psutil.Process]) -> None:
-    """Ask processes to end, and make them end if they have not after a while."""
-    asked = []
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-            asked.append(process)
-    _, alive = psutil.wait_procs(asked, timeout=STOP_WITHIN_SECONDS)
+def _end(processes: Iterable[psutil.Process], patience: float) -> None:
+    """Ask processes to end, and make them end if they have not after so many seconds."""
+    alive = list(processes)
+    if patience:
+        for process in alive:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        _, alive = psutil.wait_procs(alive, timeout=patience)
     for process in alive:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(alive, timeout=STOP_WITHIN_SECONDS)
+    psutil.wait_procs(alive, timeout=READY_WITHIN_SECONDS)
 
 
 def _choose_ports(wanted: Mapping[str, int], second_above: int) -> dict[str, int]:

@@ -1,0 +1,170 @@
+"""papermill: every lesson alone with other inputs, all of them in other orders, and what a failure looks like."""
+
+import os
+import re
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+import nbformat
+import papermill
+import pytest
+
+from workshop import toc
+from workshop.lessons import prepare_folder, run_one
+from workshop.project import ROOT
+from workshop.sandbox import apply
+
+BUCKET, PREFIX, CSV = "another-bucket", "another/prefix", "olist_orders_dataset.csv"
+
+
+@pytest.fixture
+def work(tmp_path) -> Path:
+    folder = tmp_path / "work"
+    prepare_folder(folder)
+    return folder
+
+
+@pytest.fixture
+def parameters(olist_zip):
+    return {"bucket": BUCKET, "zip_path": str(olist_zip), "output_prefix": PREFIX, "csv_name": CSV, "tag": "v7"}
+
+
+def run(number, work, parameters):
+    result = run_one(toc.select([number])[0], work, parameters)
+    assert not result.error, result.error
+    assert result.cells[0] == result.cells[1]
+    return result
+
+
+def keys(sandbox) -> dict[str, int]:
+    apply(sandbox.environment())
+    pages = boto3.Session().client("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    return {item["Key"]: item["Size"] for page in pages for item in page.get("Contents", [])}
+
+
+def members(olist_zip) -> dict[str, int]:
+    with zipfile.ZipFile(olist_zip) as archive:
+        return {f"{PREFIX}/{member.filename}": member.file_size for member in archive.infolist()}
+
+
+def test_lesson_00_alone(sandbox, work, parameters):
+    result = run("00", work, parameters)
+    assert result.skipped == []
+    text = printed(result.notebook)
+    assert "you are in account 123456789012" in text and "kubeflow-demo 1.34" in text
+
+
+def test_lesson_03_alone_uploads_another_zip_to_another_bucket(sandbox, work, parameters, olist_zip):
+    result = run("03", work, parameters)
+    assert keys(sandbox) == {olist_zip.name: olist_zip.stat().st_size}
+    assert len(result.skipped) == 2, "pod identity and the region's refusal have no stand-in, and say so"
+    assert "olist_orders_dataset.csv" in printed(result.notebook)
+
+
+def test_lesson_04_alone_unpacks_another_zip_below_another_prefix(sandbox, work, parameters, olist_zip):
+    run("04", work, parameters)
+    assert keys(sandbox) == members(olist_zip) | {olist_zip.name: olist_zip.stat().st_size}
+    with zipfile.ZipFile(olist_zip) as archive:
+        assert (work / "table.csv").read_bytes() == archive.read(CSV)
+
+
+def test_lesson_05_alone_compiles_and_runs_with_another_image_and_table(sandbox, work, parameters, olist_zip):
+    run("05", work, parameters)
+    assert keys(sandbox).items() >= members(olist_zip).items()
+    assert "python-components:v7" in (work / "test_pipeline.yaml").read_text()
+    assert (work / "test_pipeline.py").exists() and (work / "two_tables.yaml").exists()
+    artifacts = list((work / "local_outputs").glob("unzip-and-read-*/csv-s3-reader/table"))
+    with zipfile.ZipFile(olist_zip) as archive:
+        assert [artifact.read_bytes() for artifact in artifacts] == [archive.read(CSV)]
+
+
+def test_all_in_reverse_order_and_then_once_more_on_one_sandbox(sandbox, work, parameters, olist_zip):
+    backwards = [lesson.name for lesson in reversed(toc.lessons())]
+    first = {name: printed(run(name, work, parameters).notebook) for name in backwards}
+    contents = keys(sandbox)
+    second = {name: printed(run(name, work, parameters).notebook) for name in backwards}
+    assert keys(sandbox) == contents
+    for name in backwards:
+        assert without_what_varies(second[name]) == without_what_varies(first[name])
+
+
+def test_two_at_the_same_time_on_a_sandbox_that_neither_found_running(sandbox, tmp_path, olist_zip, workshop_command):
+    def run_in(folder: str):
+        arguments = ["run", "00", "05", "--output", str(tmp_path / folder), "-p", f"zip_path={olist_zip}"]
+        return workshop_command(*arguments, "-p", f"csv_name={CSV}", "-p", f"bucket={folder}-bucket")
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(run_in, ("one", "two")))
+    assert [result.returncode for result in results] == [0, 0], results[0].stdout + results[1].stdout
+    assert "05_compile_pipeline  ok" in results[0].stdout
+
+
+def test_a_failing_cell_is_shown_with_its_lesson_and_the_notebook_is_kept(sandbox, tmp_path, workshop_command):
+    done = workshop_command("run", "03", "--output", str(tmp_path / "out"), "-p", "bucket=Not_A_Bucket")
+    assert done.returncode == 1
+    assert "03_reach_s3: code cell [" in done.stdout
+    assert "s3.create_bucket(Bucket=bucket, **options)" in done.stdout
+    assert "InvalidBucketName" in done.stdout
+    assert re.search(r"03_reach_s3 +failed", done.stdout)
+    kept = nbformat.read(tmp_path / "out" / "03_reach_s3.ipynb", as_version=4)
+    assert any(output.output_type == "error" for cell in kept.cells for output in cell.get("outputs", []))
+
+
+def test_a_sandbox_that_cannot_start_is_one_plain_message(tmp_path, workshop_command):
+    (tmp_path / "file").write_text("")
+    environment = os.environ | {"WORKSHOP_SANDBOX_DIR": str(tmp_path / "file" / "sandbox")}
+    done = workshop_command("run", "00", "--output", str(tmp_path / "out"), env=environment)
+    assert done.returncode == 1
+    assert "WORKSHOP_SANDBOX_DIR" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_unknown_lesson_is_named_with_those_that_exist(workshop_command):
+    done = workshop_command("run", "77")
+    assert done.returncode == 1
+    assert "77" in done.stderr and "03_reach_s3" in done.stderr
+
+
+def test_a_table_says_where_the_seconds_went(sandbox, tmp_path, workshop_command):
+    done = workshop_command("run", "00", "--output", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = re.search(r"00_start_here +ok +12/12 +0 +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)", done.stdout)
+    assert row, done.stdout
+    total, kernel, imports, work = map(float, row.groups())
+    assert kernel > 0 and imports > 0 and kernel + imports + work <= total + 0.2
+
+
+@pytest.mark.parametrize(("number", "wanted"), [("00", set()), ("03", set()), ("04", {"pandas", "kfp"})])
+def test_a_lesson_imports_only_what_it_uses(s3, work, parameters, number, wanted):
+    """No lesson pays for a library that it does not need."""
+    lesson = toc.select([number])[0]
+    notebook = nbformat.read(lesson.path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell("import sys; print('LOADED', *sys.modules)"))
+    nbformat.write(notebook, work / "probe.ipynb")
+    papermill.execute_notebook(
+        str(work / "probe.ipynb"), str(work / "probed.ipynb"), parameters, cwd=str(work), progress_bar=False
+    )
+    loaded = re.search("LOADED (.*)", printed(work / "probed.ipynb")).group(1).split()
+    assert {"pandas", "kfp", "matplotlib", "networkx"} & set(loaded) == wanted
+
+
+def printed(notebook: Path) -> str:
+    cells = nbformat.read(notebook, as_version=4).cells
+    return "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+
+
+def without_what_varies(text: str) -> str:
+    """Apply what nbval applies, and drop what a second run on the same sandbox rightly says otherwise."""
+    config = (ROOT / "tests" / "lessons" / "nbval_sanitize.cfg").read_text()
+    for pattern, replacement in re.findall(r"^regex: (.*)\nreplace: (.*)$", config, re.MULTILINE):
+        text = re.sub(pattern, replacement, text)
+    said_once = ("it is there already, and yours\n", "Writing test_pipeline.py\n", "Overwriting test_pipeline.py\n")
+    for line in said_once:
+        text = text.replace(line, "")
+    return text
+
+
+def test_the_working_folder_holds_what_notebooks_holds(work):
+    expected = {path.name for path in (ROOT / "notebooks" / "images").iterdir()}
+    assert {path.name for path in (work / "images").iterdir()} == expected

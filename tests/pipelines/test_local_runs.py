@@ -1,0 +1,97 @@
+"""Tasks in the sandbox: they start at once, and they never change the environment of the series."""
+
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import zipfile
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def tiny_wheel(tmp_path) -> Path:
+    """A package that no index has, ready to be installed without a network."""
+    wheel = tmp_path / "tinypackage-1.0-py3-none-any.whl"
+    info = "tinypackage-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tinypackage.py", "VALUE = 42\n")
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tinypackage\nVersion: 1.0\n")
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return wheel
+
+
+def notebook_process(source: str) -> subprocess.CompletedProcess:
+    """Run code as a notebook would: a process of its own that connects first. kfp wants functions in a file."""
+    Path("lesson.py").write_text(f"from workshop import connect\nconnect()\n{textwrap.dedent(source)}")
+    return subprocess.run([sys.executable, "lesson.py"], capture_output=True, text=True, timeout=120)
+
+
+def installed() -> set[str]:
+    return {path.name for path in Path(sysconfig.get_path("purelib")).iterdir()}
+
+
+def test_packages_to_install_reach_the_task_and_not_the_environment(s3, tiny_wheel):
+    before = installed()
+    done = notebook_process(
+        f"""
+        from kfp import dsl, local
+        local.init(runner=local.SubprocessRunner(use_venv=False))
+
+        @dsl.component(base_image="python:3.12", packages_to_install=["{tiny_wheel}"], install_kfp_package=False)
+        def answer() -> int:
+            import tinypackage
+            return tinypackage.VALUE
+
+        print("ANSWER", answer().output)
+        """
+    )
+    assert "ANSWER 42" in done.stdout, done.stdout + done.stderr
+    assert installed() == before
+    assert subprocess.run([sys.executable, "-c", "import tinypackage"], capture_output=True).returncode != 0
+
+
+def test_pip_called_from_a_notebook_does_not_change_the_environment_either(s3, tiny_wheel):
+    before = installed()
+    done = notebook_process(
+        f"""
+        import subprocess, sys
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "{tiny_wheel}"], check=True)
+        import tinypackage
+        print("VALUE", tinypackage.VALUE)
+        """
+    )
+    assert "VALUE 42" in done.stdout, done.stdout + done.stderr
+    assert installed() == before
+
+
+def test_what_was_installed_is_thrown_away_with_the_process(s3, shared_sandbox, tiny_wheel):
+    notebook_process(f"""
+        import subprocess, sys
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "{tiny_wheel}"], check=True)
+        """)
+    notebook_process("")
+    left = shared_sandbox.directory / "task-packages"
+    assert not list(left.glob("*/tinypackage.py"))
+
+
+def test_a_task_starts_without_a_virtual_environment_and_without_pip(s3):
+    done = notebook_process(
+        """
+        from kfp import dsl, local
+        local.init(runner=local.SubprocessRunner(use_venv=False))
+
+        @dsl.component(base_image="python:3.12", install_kfp_package=False)
+        def where() -> str:
+            import sys
+            return sys.executable
+
+        import sys
+
+        print("SAME", where().output == sys.executable)
+        """
+    )
+    assert "SAME True" in done.stdout, done.stdout + done.stderr
+    assert "pip install" not in done.stdout
