@@ -42,6 +42,7 @@ def run(
     selected = toc.select(names or [])
     values = dict(_name_and_value(text) for text in parameter or [])
     starting = _start_sandbox_meanwhile()
+    _leave_out_slow_grammar()
     from workshop import lessons
 
     if starting:
@@ -58,6 +59,7 @@ def run(
 @app.command()
 def outputs(names: Names = None) -> None:
     """Run each lesson alone on a fresh sandbox, and store its outputs in notebooks/."""
+    _leave_out_slow_grammar()
     from workshop import lessons, toc
 
     lessons.store_outputs(toc.select(names or []))
@@ -66,6 +68,7 @@ def outputs(names: Names = None) -> None:
 @app.command()
 def check() -> None:
     """Check that every lesson holds what a lesson must hold; runs nothing."""
+    _leave_out_slow_grammar()
     from workshop.structure import all_problems
 
     problems = all_problems()
@@ -160,6 +163,14 @@ def _name_and_value(text: str) -> tuple[str, str]:
     if not separator or not name.isidentifier():
         raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--parameter")
     return name, value
+
+
+def _leave_out_slow_grammar() -> None:
+    """Save the 2 s that `import nbformat` spends on a grammar for international addresses, which no notebook holds.
+
+    jsonschema imports rfc3987_syntax when it is there, and does without that one check when it is not.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)
 
 
 def _start_sandbox_meanwhile():
