@@ -13,7 +13,7 @@ run: .venv/.ready  ## run every lesson from top to bottom, on the sandbox unless
 	@$(PYTHON_IN_VENV) -m workshop run
 
 lab: .venv/.ready  ## open the lessons in JupyterLab
-	@$(PYTHON_IN_VENV) -m jupyterlab notebooks
+	@$(PYTHON_IN_VENV) -m jupyterlab notebooks --KernelManager.transport=ipc
 
 test: .venv/.ready  ## run the tests
 	@$(PYTHON_IN_VENV) -m pytest

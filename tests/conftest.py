@@ -107,7 +107,7 @@ def project_copy(tmp_path) -> Path:
     """The project as a clone would hold it, uncommitted changes included, in a folder with a space in its name."""
     target = tmp_path / "a clone"
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        ["git", "-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from workshop.connect import TargetError, connect
-from workshop.sandbox import apply
+from workshop.connect import BUCKET_NAME, TargetError, connect
+from workshop.sandbox import Sandbox, apply
 
 
 @pytest.fixture
@@ -26,6 +26,12 @@ def test_the_default_target_is_the_sandbox_and_it_is_started(sandbox, capsys):
     for expected in ("sandbox", "123456789012", "us-east-1", target.bucket, os.environ["AWS_ENDPOINT_URL_S3"]):
         assert expected in shown
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in shown
+
+
+def test_the_default_bucket_is_valid_and_each_sandbox_has_its_own(tmp_path):
+    buckets = {Sandbox(tmp_path / name).bucket for name in ("one", "two", "one")}
+    assert len(buckets) == 2
+    assert all(BUCKET_NAME.fullmatch(bucket) for bucket in buckets)
 
 
 def test_real_credentials_in_the_environment_are_used_by_nothing(s3):

@@ -5,7 +5,7 @@ from kfp import compiler, dsl
 
 from pipelines.unzip_and_read import unzip_and_read_pipeline
 from workshop import WorkshopError
-from workshop.graph import INPUTS, describe, draw_pipeline, read_graph
+from workshop.graph import describe, draw_pipeline, read_graph
 
 
 @pytest.fixture
@@ -19,13 +19,13 @@ def test_tasks_artifacts_and_what_passes_between_them_are_read(compiled):
     graph = read_graph(compiled)
     table = ("csv-s3-reader", "table")
     assert {node: data["kind"] for node, data in graph.nodes(data=True)} == {
-        INPUTS: "inputs",
         "unzip-func": "task",
         "csv-s3-reader": "task",
         table: "artifact",
     }
     assert graph.edges["unzip-func", "csv-s3-reader"]["label"] == "csv_path"
-    assert graph.edges[INPUTS, "unzip-func"]["label"].split() == ["bucket_name", "output_prefix", "zip_key"]
+    assert graph.nodes["unzip-func"]["inputs"] == ["bucket_name", "output_prefix", "zip_key"]
+    assert graph.nodes["csv-s3-reader"]["inputs"] == ["bucket_name", "csv_name"]
     assert graph.has_edge("csv-s3-reader", table)
 
 
@@ -56,7 +56,7 @@ def test_an_artifact_that_a_task_reads_and_an_order_without_data_are_edges(tmp_p
 def test_the_picture_says_in_words_what_it_shows(compiled):
     image = draw_pipeline(compiled)
     assert image.data.startswith(b"\x89PNG")
-    assert "unzip-func to csv-s3-reader (csv_path)" in image.alt
+    assert "unzip-func leads to csv-s3-reader by csv_path" in image.alt
     assert describe(read_graph(compiled)) == image.alt
 
 

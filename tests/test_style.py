@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 from workshop import toc
 from workshop.project import ROOT
@@ -22,7 +23,7 @@ def test_ruff_would_format_nothing():
 
 def test_shellcheck_finds_nothing_in_any_script():
     scripts = [*ROOT.glob("scripts/*.sh"), ROOT / ".ci/run", ROOT / "postBuild"]
-    run("shellcheck", *map(str, scripts))
+    run(str(Path(sys.executable).with_name("shellcheck")), *map(str, scripts))
 
 
 def test_the_readme_lists_the_lessons_as_the_table_of_contents_does():

@@ -1,6 +1,7 @@
 """Draws a compiled pipeline: what runs, in which order, and what passes from task to task."""
 
 import io
+import math
 from pathlib import Path
 
 import networkx as nx
@@ -8,15 +9,15 @@ import yaml
 
 from workshop.errors import WorkshopError
 
-INPUTS = "pipeline inputs"
-COLOURS = {"inputs": "#eeeeee", "task": "#d6e6fb", "artifact": "#fdebcf"}
-SHAPES = {"inputs": "round,pad=0.5", "task": "round,pad=0.5", "artifact": "round4,pad=0.5"}
-HALF_HEIGHT_POINTS = {"inputs": 11, "task": 11, "artifact": 18}
-COLUMN_INCHES, ROW_INCHES = 3.4, 1.3
+COLOURS = {"task": "#d6e6fb", "artifact": "#fdebcf"}
+SHAPES = {"task": "round,pad=0.5", "artifact": "round4,pad=0.5"}
+COLUMN_INCHES, ROW_INCHES, LINE_POINTS = 2.9, 1.3, 12
 
 
 def draw_pipeline(path: str | Path):
-    """Draw a compiled pipeline from top to bottom: its inputs, its tasks, the artifacts that they write.
+    """Draw a compiled pipeline from top to bottom: its tasks, and the artifacts that they write.
+
+    In a task's box stands what it takes from the pipeline's inputs; on an arrow, what one task passes to another.
 
     Args:
         path: the YAML that `kfp dsl compile` wrote.
@@ -40,7 +41,8 @@ def read_graph(path: str | Path) -> nx.DiGraph:
         path: the YAML that `kfp dsl compile` wrote.
 
     Returns:
-        Nodes with `kind` ("inputs", "task" or "artifact") and `label`; edges with `label`, the names of what passes.
+        Nodes with `kind` ("task" or "artifact") and `label`; tasks also with `inputs`, the names of those inputs of the
+        pipeline that they take. Edges with `label`, the names of what passes.
 
     Raises:
         WorkshopError: the file is not a compiled pipeline.
@@ -55,7 +57,9 @@ def read_graph(path: str | Path) -> nx.DiGraph:
         ) from None
     graph = nx.DiGraph(name=name)
     for task_name, task in tasks.items():
-        graph.add_node(task_name, kind="task", label=task["taskInfo"]["name"])
+        sources = task.get("inputs", {}).get("parameters", {}).values()
+        inputs = [source["componentInputParameter"] for source in sources if "componentInputParameter" in source]
+        graph.add_node(task_name, kind="task", label=task["taskInfo"]["name"], inputs=inputs)
         component = document["components"][task["componentRef"]["name"]]
         for output, definition in component.get("outputDefinitions", {}).get("artifacts", {}).items():
             kind = definition["artifactType"]["schemaTitle"].removeprefix("system.")
@@ -68,20 +72,18 @@ def read_graph(path: str | Path) -> nx.DiGraph:
 
 def describe(graph: nx.DiGraph) -> str:
     """Say in words what a drawing of the graph shows."""
-    steps = [
-        f"{graph.nodes[start]['label']} to {graph.nodes[end]['label']}"
-        + (f" ({data['label']})" if data["label"] else "")
+    nodes = graph.nodes
+    takes = [f"{data['label']} takes {', '.join(data['inputs'])}" for _, data in nodes(data=True) if data.get("inputs")]
+    passes = [
+        f"{nodes[start]['label']} leads to {nodes[end]['label']}" + (f" by {data['label']}" if data["label"] else "")
         for start, end, data in graph.edges(data=True)
     ]
-    return f"Graph of the pipeline {graph.graph['name']}: {'; '.join(steps)}.".replace("\n", " ")
+    return f"Graph of the pipeline {graph.graph['name']}: {'; '.join([*takes, *passes])}.".replace("\n", " ")
 
 
 def _add_inputs(graph: nx.DiGraph, task_name: str, task: dict) -> None:
     for name, source in task.get("inputs", {}).get("parameters", {}).items():
-        if "componentInputParameter" in source:
-            graph.add_node(INPUTS, kind="inputs", label=INPUTS)
-            _connect(graph, INPUTS, task_name, source["componentInputParameter"])
-        elif "taskOutputParameter" in source:
+        if "taskOutputParameter" in source:
             _connect(graph, source["taskOutputParameter"]["producerTask"], task_name, name)
     for source in task.get("inputs", {}).get("artifacts", {}).values():
         if "taskOutputArtifact" in source:
@@ -106,17 +108,17 @@ def _size(graph: nx.DiGraph) -> tuple[float, float]:
 def _png(graph: nx.DiGraph) -> bytes:
     from matplotlib.figure import Figure
 
-    layers = list(nx.topological_generations(graph))
     figure = Figure(figsize=_size(graph), dpi=160)
     axes = figure.subplots()
     places = {}
-    for row, layer in enumerate(layers):
+    for row, layer in enumerate(nx.topological_generations(graph)):
         for column, node in enumerate(layer):
             places[node] = ((column - (len(layer) - 1) / 2) * COLUMN_INCHES, -row * ROW_INCHES)
-    for node in graph:
-        _draw_node(axes, places[node], **graph.nodes[node])
+    for node, data in graph.nodes(data=True):
+        style = {"boxstyle": SHAPES[data["kind"]], "facecolor": COLOURS[data["kind"]], "edgecolor": "#555555"}
+        axes.text(*places[node], _text(data), ha="center", va="center", fontsize=9, bbox=style, zorder=3)
     for start, end, data in graph.edges(data=True):
-        margins = [HALF_HEIGHT_POINTS[graph.nodes[node]["kind"]] for node in (start, end)]
+        margins = [LINE_POINTS * (_text(graph.nodes[node]).count("\n") + 1) / 2 + 7 for node in (start, end)]
         _draw_edge(axes, places[start], places[end], margins, data["label"])
     width, height = _size(graph)
     axes.set_xlim(-width / 2, width / 2)
@@ -127,27 +129,27 @@ def _png(graph: nx.DiGraph) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_node(axes, place: tuple[float, float], kind: str, label: str) -> None:
-    style = {"boxstyle": SHAPES[kind], "facecolor": COLOURS[kind], "edgecolor": "#555555"}
-    axes.text(*place, label, ha="center", va="center", fontsize=10, bbox=style, zorder=3)
+def _text(data: dict) -> str:
+    """Return what stands in a node's box: two of a task's inputs on a line."""
+    inputs = data.get("inputs", [])
+    lines = [", ".join(inputs[place : place + 2]) for place in range(0, len(inputs), 2)]
+    lines[:1] = [f"takes {line}" for line in lines[:1]]
+    return "\n".join([data["label"], *lines])
 
 
 def _draw_edge(axes, start: tuple, end: tuple, margins: list[float], label: str) -> None:
-    bend = 0.0 if abs(start[1] - end[1]) < 1.5 * ROW_INCHES else -0.7  # past the row between
+    down = abs(start[1] - end[1])
+    slant = math.dist(start, end) / down  # a slanting arrow leaves and reaches a box later
+    bend = 0.0 if down < 1.5 * ROW_INCHES else -0.5  # past the row between
     arrow = {
         "arrowstyle": "-|>",
         "color": "#555555",
         "connectionstyle": f"arc3,rad={bend}",
-        "shrinkA": margins[0] + (8 if bend else 0),
-        "shrinkB": margins[1] + (8 if bend else 0),
+        "shrinkA": margins[0] * slant,
+        "shrinkB": margins[1] * slant,
     }
     axes.annotate("", xy=end, xytext=start, arrowprops=arrow, zorder=2)
-    # A straight arrow has its label on the left, a bent one on the right: with a bend of r, the middle of a curve lies
-    # r/2 of its length away from the straight line.
-    middle = (
-        (start[0] + end[0]) / 2 - bend * (start[1] - end[1]) / 2 + (0.1 if bend else -0.1),
-        (start[1] + end[1]) / 2,
-    )
-    side = "left" if bend else "right"
-    paper = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}
-    axes.text(*middle, label, ha=side, va="center", fontsize=8, color="#333333", bbox=paper, zorder=2.5)
+    # With a bend of r, the middle of a curve lies r/2 of its length away from the straight line.
+    middle = ((start[0] + end[0]) / 2 - bend * down / 2, (start[1] + end[1]) / 2)
+    paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    axes.text(*middle, label, ha="center", va="center", fontsize=8, color="#333333", bbox=paper, zorder=2.5)

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import boto3
 import psutil
@@ -40,6 +42,18 @@ def kill(pid):
     psutil.wait_procs([process], timeout=10)
 
 
+@contextmanager
+def occupied(port):
+    """Take a port; if another test has it, it is taken all the same."""
+    try:
+        listener = socket.create_server(("127.0.0.1", port))
+    except OSError:
+        yield
+        return
+    with listener:
+        yield
+
+
 def left_processes(sandbox):
     """Every process of this sandbox, found without its records."""
     found = []
@@ -58,8 +72,11 @@ def test_up_twice_changes_nothing_and_down_leaves_no_process(sandbox):
     sandbox.up()
     assert pids(sandbox) == first
     assert {process.pid for process in left_processes(sandbox)} == set(first.values())
+    ports = [port for _, record, _ in sandbox.status() for port in record.ports.values()]
+    assert [left for port in ports for left in Path("/tmp").glob(f"seaweedfs-*{port}.sock")]
     assert sandbox.down() == ["object-store", "aws-account"]
     assert left_processes(sandbox) == []
+    assert not [left for port in ports for left in Path("/tmp").glob(f"seaweedfs-*{port}.sock")]
     assert sandbox.down() == []
 
 
@@ -81,7 +98,7 @@ def test_what_it_keeps_survives_a_kill_and_a_restart_on_other_ports(sandbox):
     for pid in pids(sandbox).values():
         kill(pid)
     shutil.rmtree(sandbox.directory / "run")
-    with socket.create_server(("127.0.0.1", int(environment["AWS_ENDPOINT_URL_S3"].rpartition(":")[2]))):
+    with occupied(int(environment["AWS_ENDPOINT_URL_S3"].rpartition(":")[2])):
         sandbox.up()
     assert sandbox.environment()["AWS_ENDPOINT_URL_S3"] != environment["AWS_ENDPOINT_URL_S3"]
     assert sandbox.environment()["AWS_SECRET_ACCESS_KEY"] == environment["AWS_SECRET_ACCESS_KEY"]
@@ -135,19 +152,10 @@ def test_a_damaged_record_counts_as_none(sandbox, damage):
 
 
 def test_usual_ports_that_are_taken_are_avoided(sandbox):
-    taken = []
-    for port in (8333, 18333, 5005):
-        try:
-            taken.append(socket.create_server(("127.0.0.1", port)))
-        except OSError:
-            continue  # somebody else has it: taken all the same
-    try:
+    with occupied(8333), occupied(18333), occupied(5005):
         sandbox.up()
         ports = [next(iter(record.ports.values())) for _, record, _ in sandbox.status()]
         assert not set(ports) & {8333, 5005}
-    finally:
-        for listener in taken:
-            listener.close()
 
 
 def test_a_folder_deleted_while_up_leaves_no_orphan(sandbox):

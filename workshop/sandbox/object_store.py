@@ -68,6 +68,12 @@ class ObjectStore(Server):
     def is_ready(self, record: Record) -> bool:
         return http_status(record, "/healthz") == 200
 
+    def tidy(self, ports: Mapping[str, int]) -> None:
+        for port in ports.values():
+            for number in (port, port + self.second_port_above):
+                for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
+                    left.unlink(missing_ok=True)
+
     def seed(self, record: Record) -> None:
         """Write one object and read it back: after a restart, S3 answers a little before its disks are known to it."""
         import boto3

@@ -92,6 +92,9 @@ class Server(abc.ABC):
         """Return what the server needs in its environment besides what is there."""
         return {}
 
+    def tidy(self, ports: Mapping[str, int]) -> None:  # noqa: B027 - most servers leave nothing
+        """Take away what the server leaves outside its folder when it has ended."""
+
     def seed(self, record: Record) -> None:  # noqa: B027 - most servers need nothing here
         """Bring a server that has just started to the state in which lessons expect it."""
 
@@ -202,7 +205,7 @@ class Supervisor:
 
     def _start(self, server: Server) -> Record:
         """Start one server on its old ports, on its usual ones, or on free ones, in that order of preference."""
-        _end(self._processes(server), 0)
+        self._stop(server, at_once=True)
         server.directory.mkdir(parents=True, exist_ok=True)
         ports = _choose_ports(server.usual_ports | self._old_ports(server), server.second_port_above)
         environment = os.environ | server.environment() | {MARK: self._mark(server)}
@@ -250,6 +253,7 @@ class Supervisor:
             if processes := self._processes(server):
                 _end(processes, 0 if at_once else server.stop_within_seconds)
                 stopped.append(server.name)
+            server.tidy(self._old_ports(server))
         return stopped
 
     def _processes(self, server: Server) -> list[psutil.Process]:
