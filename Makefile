@@ -26,7 +26,7 @@ lock: .venv/.ready  ## write requirements.txt anew from pyproject.toml
 		pyproject.toml --output-file requirements.txt
 
 clean:  ## stop the sandbox; delete it, its data, the build folder and the environment
-	@if [ -x $(PYTHON_IN_VENV) ] && [ -e .venv/.ready ]; then $(PYTHON_IN_VENV) -m workshop sandbox down; fi
+	@if [ -x .venv/bin/workshop ]; then env -u WORKSHOP_SANDBOX_DIR $(PYTHON_IN_VENV) -m workshop sandbox down; fi
 	rm -rf .sandbox .sandbox.lock build data .venv
 
 .venv/.ready: requirements.txt pyproject.toml scripts/make_environment.sh

@@ -28,6 +28,8 @@ def unzip_func(bucket_name: str, zip_key: str, output_prefix: str) -> str:
         names = [n for n in archive.namelist() if n.lower().endswith(".csv") and not n.startswith("__MACOSX/")]
         if not names:
             raise ValueError(f"{source} holds no CSV file; the first names in it are {archive.namelist()[:5]}")
+        if locked := [member.filename for member in archive.infolist() if member.flag_bits & 1]:
+            raise ValueError(f"{source} is encrypted; zip it again without a password: {locked[:5]}")
         if unsafe := [n for n in names if n.startswith("/") or ".." in n.split("/")]:
             raise ValueError(f"{source} holds names that lead out of the prefix: {unsafe}")
         for name in names:
@@ -57,7 +59,7 @@ def csv_s3_reader(bucket_name: str, csv_path: str, csv_name: str, table: Output[
 
     rows = 0
     with open(table.path, "w", newline="") as output:
-        for chunk in pd.read_csv(body, chunksize=100_000, dtype_backend="numpy_nullable"):
+        for chunk in pd.read_csv(body, chunksize=100_000, dtype=str, keep_default_na=False):
             chunk.to_csv(output, index=False, header=rows == 0)
             rows += len(chunk)
     table.metadata["rows"] = rows

@@ -31,7 +31,12 @@ is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/
 
 find_python() {
   local candidate
-  for candidate in "${PYTHON:-python3}" python3.14 python3.13 python3.12 python3.11 python; do
+  if [ -n "${PYTHON-}" ]; then
+    if is_recent "$PYTHON"; then printf '%s\n' "$PYTHON"; return; fi
+    printf 'PYTHON is %s, which is not Python 3.11 or newer (it says: %s).\n' "$PYTHON" "$("$PYTHON" --version 2>&1 || true)" >&2
+    exit 3
+  fi
+  for candidate in python3 python3.14 python3.13 python3.12 python3.11 python; do
     if is_recent "$candidate"; then printf '%s\n' "$candidate"; return; fi
   done
   printf '%s\n' \

@@ -1,6 +1,8 @@
 """What the tests share: a clean environment for each, sandboxes of their own, and an Olist-shaped zip."""
 
+import contextlib
 import os
+import socket
 import subprocess
 import sys
 import zipfile
@@ -30,6 +32,15 @@ OLIST = (
 )
 
 
+def pytest_configure(config):
+    """Hold the servers' usual ports while tests run, so that no two of them want the same one."""
+    if not hasattr(config, "workerinput"):
+        config.held_ports = []
+        for port in (8333, 5005):
+            with contextlib.suppress(OSError):
+                config.held_ports.append(socket.create_server(("127.0.0.1", port)))
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(tmp_path, monkeypatch):
     """Keep what this machine has configured out of every test, and what a test sets out of the next."""
@@ -39,6 +50,7 @@ def clean_environment(tmp_path, monkeypatch):
         if name.startswith(FOREIGN):
             del os.environ[name]
     os.environ["WORKSHOP_SANDBOX_DIR"] = str(tmp_path / "sandbox")
+    os.environ["WORKSHOP_SETTINGS"] = str(tmp_path / "no-settings.env")
     monkeypatch.chdir(tmp_path)
     yield
     os.environ.clear()

@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 
+import boto3
 import pytest
+from botocore.exceptions import ClientError
 
-from workshop.connect import BUCKET_NAME, TargetError, connect
+from workshop.connect import BUCKET_NAME, Settings, TargetError, connect
 from workshop.sandbox import Sandbox, apply
 
 
@@ -14,7 +16,7 @@ from workshop.sandbox import Sandbox, apply
 def emulated_aws(shared_sandbox):
     """Stand in for AWS with the sandbox's emulated account, as a target sees it that knows nothing of the sandbox."""
     environment = shared_sandbox.environment()
-    apply({name: environment[name] for name in ("AWS_ENDPOINT_URL", "NO_PROXY", "no_proxy")})
+    apply({name: environment[name] for name in ("AWS_ENDPOINT_URL", "NO_PROXY", "no_proxy")})  # moto has an S3, too
     apply({"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "a secret that is never shown"})
 
 
@@ -40,6 +42,23 @@ def test_real_credentials_in_the_environment_are_used_by_nothing(s3):
     connect()
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_STS", "AWS_ROLE_ARN", "KF_PIPELINES_ENDPOINT"):
         assert name not in os.environ
+
+
+def test_keys_in_the_environment_of_whoever_starts_the_sandbox_open_nothing(sandbox):
+    apply({"AWS_ACCESS_KEY_ID": "REALKEY", "AWS_SECRET_ACCESS_KEY": "a real secret", "AWS_REGION": "eu-west-1"})
+    sandbox.up()
+    assert "REALKEY" not in "".join(sandbox.logs(1000).values())
+    endpoint = sandbox.environment()["AWS_ENDPOINT_URL_S3"]
+    stranger = boto3.Session("REALKEY", "a real secret", region_name="us-east-1").client("s3", endpoint_url=endpoint)
+    with pytest.raises(ClientError, match="InvalidAccessKeyId"):
+        stranger.list_buckets()
+
+
+def test_settings_are_read_from_a_file_and_the_environment_wins(tmp_path):
+    file = tmp_path / "my-settings.env"
+    file.write_text("WORKSHOP_TARGET=eks\nWORKSHOP_BUCKET=from-the-file\n")
+    apply({"WORKSHOP_SETTINGS": str(file), "WORKSHOP_BUCKET": "from-the-environment"})
+    assert (Settings.read().target, Settings.read().bucket) == ("eks", "from-the-environment")
 
 
 def test_the_profile_files_of_this_machine_are_not_read(s3, tmp_path):
@@ -114,7 +133,7 @@ def test_eks_takes_account_and_registry_from_aws(emulated_aws, capsys):
     target = connect()
     assert (target.account, target.region, target.bucket) == ("123456789012", "eu-west-1", "my-bucket")
     assert os.environ["REGISTRY"] == "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
-    assert "AWS_ENDPOINT_URL_S3" not in os.environ
+    assert target.s3.startswith("Amazon S3, eu-west-1 (")
     assert "a secret that is never shown" not in capsys.readouterr().out
 
 
@@ -130,22 +149,32 @@ def test_a_notebook_server_of_kubeflow_is_recognised(emulated_aws):
     apply({"WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "us-east-1"})
     target = connect()
     assert target.name == "in-cluster"
+    assert "KF_PIPELINES_ENDPOINT" not in os.environ, "told a host, kfp.Client() would not read the token"
     assert target.pipelines.startswith("http://ml-pipeline.kubeflow.svc.cluster.local:8888 (does not answer")
 
 
 def test_kind_with_an_s3_of_its_own_needs_no_aws_account(s3):
     keys = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3")}
-    apply({name: None for name in os.environ if name.startswith("AWS_")})
+    apply({name: None for name in os.environ if name.startswith(("AWS_", "WORKSHOP_CONNECTED"))})
     apply(keys | {"WORKSHOP_TARGET": "kind", "WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "us-east-1"})
     apply({"KF_PIPELINES_ENDPOINT": "http://127.0.0.1:1"})
     target = connect()
     assert target.account == ""
-    assert target.s3 == keys["AWS_ENDPOINT_URL_S3"]
+    assert target.s3 == f"{keys['AWS_ENDPOINT_URL_S3']} (the bucket is not there yet: lesson 03 makes it)"
     assert "does not answer" in target.pipelines
 
 
-def test_an_endpoint_without_http_is_refused():
+@pytest.mark.parametrize("url", ["localhost:8080", "http://localhost:abc", "http://[::1", "ftp://host", "http://"])
+def test_an_endpoint_that_is_no_url_is_refused(url):
     apply({"WORKSHOP_TARGET": "kind", "WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "us-east-1"})
-    apply({"KF_PIPELINES_ENDPOINT": "localhost:8080"})
-    with pytest.raises(TargetError, match=r"KF_PIPELINES_ENDPOINT is 'localhost:8080'; it must start with http"):
+    apply({"KF_PIPELINES_ENDPOINT": url})
+    with pytest.raises(TargetError, match=r"KF_PIPELINES_ENDPOINT is .*; it must be like http://HOST:PORT"):
+        connect()
+
+
+def test_an_s3_that_does_not_answer_is_an_error():
+    apply({"WORKSHOP_TARGET": "kind", "WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "us-east-1"})
+    apply({"KF_PIPELINES_ENDPOINT": "http://user:topsecret@127.0.0.1:1", "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1"})
+    apply({"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "s"})
+    with pytest.raises(TargetError, match="S3 does not answer"):
         connect()

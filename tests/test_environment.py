@@ -1,6 +1,7 @@
 """The four files that fix versions hold together, and the environment is made from them anywhere."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -79,7 +80,7 @@ def test_versions_env_is_plain_for_every_reader():
         assert re.fullmatch(r"|#.*|[A-Z_]+_VERSION=\d+(\.\d+)+", line), line
 
 
-def test_the_environment_is_made_in_a_path_with_a_space_while_another_one_is_active(project_copy, tmp_path):
+def test_the_environment_is_made_in_a_path_with_a_space_while_another_one_is_active(project_copy, tmp_path, olist_zip):
     other = tmp_path / "other"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", other], check=True)
     environment = {
@@ -97,6 +98,13 @@ def test_the_environment_is_made_in_a_path_with_a_space_while_another_one_is_act
     check = subprocess.run([command, "check"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert check.stdout == "every lesson holds what it must\n", check.stdout + check.stderr
     assert not list((other / "lib").glob("*/site-packages/kfp*"))
+
+    parameters = ["-p", f"zip_path={olist_zip}", "-p", "csv_name=olist_orders_dataset.csv"]
+    own = environment | {"WORKSHOP_SETTINGS": "/nonexistent", "WORKSHOP_TARGET": "sandbox"}
+    run = subprocess.run([command, "run", "05", *parameters], cwd=tmp_path, env=own, capture_output=True, text=True)
+    subprocess.run([command, "sandbox", "reset", "--yes"], env=own, check=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    shutil.rmtree(project_copy)
 
 
 def test_an_unknown_argument_to_a_script_is_wrong_usage():

@@ -23,6 +23,9 @@ def main() -> None:
     """Run the command line; what a reader can put right is printed without a traceback."""
     try:
         app()
+    except KeyboardInterrupt:
+        print("interrupted; what it started on the sandbox is still up: workshop sandbox down", file=sys.stderr)
+        sys.exit(130)
     except WorkshopError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(1)
@@ -133,6 +136,7 @@ def env() -> None:
     """Print shell commands that point any client at the sandbox: eval "$(workshop sandbox env)"."""
     from workshop.sandbox import Sandbox
 
+    print(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"')
     for name, value in Sandbox().environment().items():
         print(f"unset {name}" if value is None else f"export {name}={shlex.quote(value)}")
 
@@ -162,6 +166,8 @@ def _name_and_value(text: str) -> tuple[str, str]:
     name, separator, value = text.partition("=")
     if not separator or not name.isidentifier():
         raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--parameter")
+    if name.endswith("_path") and value:  # lessons run in another folder than this command
+        value = str(Path(value).expanduser().absolute())
     return name, value
 
 
@@ -178,7 +184,7 @@ def _start_sandbox_meanwhile():
     from workshop.connect import Settings, target_name
     from workshop.sandbox import Sandbox
 
-    if target_name(Settings()) != "sandbox":
+    if target_name(Settings.read()) != "sandbox":
         return None
     print("starting the sandbox", flush=True)
     return ThreadPoolExecutor(max_workers=1).submit(Sandbox().up)

@@ -5,13 +5,19 @@ themselves. `connect()` finds out which target is meant, sets those variables fo
 and shows where the lesson is running.
 """
 
+import atexit
+import http.client
 import os
 import re
+import shlex
+import shutil
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -36,7 +42,7 @@ class TargetError(WorkshopError):
 class Settings(BaseSettings):
     """What the reader configured: environment variables first, then `settings.env` in the project folder."""
 
-    model_config = SettingsConfigDict(env_file=ROOT / "settings.env", extra="ignore")
+    model_config = SettingsConfigDict(extra="ignore")
 
     target: str = Field("", validation_alias="WORKSHOP_TARGET")
     bucket: str = Field("", validation_alias="WORKSHOP_BUCKET")
@@ -44,6 +50,11 @@ class Settings(BaseSettings):
     registry: str = Field("", validation_alias="REGISTRY")
     s3_endpoint: str = Field("", validation_alias="AWS_ENDPOINT_URL_S3")
     pipelines_endpoint: str = Field("", validation_alias="KF_PIPELINES_ENDPOINT")
+
+    @classmethod
+    def read(cls) -> "Settings":
+        """Read the settings; `WORKSHOP_SETTINGS` names another file than `settings.env`."""
+        return cls(_env_file=os.environ.get("WORKSHOP_SETTINGS") or ROOT / "settings.env")
 
 
 @dataclass(frozen=True)
@@ -91,9 +102,10 @@ def connect() -> Target:
         TargetError: the target is unknown, or something that it needs is missing, wrong or refused.
         workshop.sandbox.SandboxError: the sandbox does not start.
     """
-    settings = Settings()
+    settings = Settings.read()
     name = target_name(settings)
     _put_own_programs_on_path()
+    _avoid_spaces_in_the_path_of_python()
     target = _connect_sandbox(settings) if name == "sandbox" else _connect_cluster(name, settings)
     _forget_old_credentials()
     os.environ[CONNECTED] = name
@@ -123,6 +135,7 @@ def _connect_sandbox(settings: Settings) -> Target:
     from workshop.sandbox import Sandbox, apply, use_task_packages
 
     sandbox = Sandbox()
+    bucket = _valid_bucket(settings.bucket or sandbox.bucket)
     sandbox.up()
     apply(sandbox.environment())
     use_task_packages(sandbox.task_packages())
@@ -130,7 +143,7 @@ def _connect_sandbox(settings: Settings) -> Target:
         name="sandbox",
         account=_account(),
         region=os.environ["AWS_DEFAULT_REGION"],
-        bucket=_valid_bucket(settings.bucket or sandbox.bucket),
+        bucket=bucket,
         s3=f"{os.environ['AWS_ENDPOINT_URL_S3']} (SeaweedFS)",
         pipelines="kfp.local, inside this process",
     )
@@ -143,7 +156,8 @@ def _connect_cluster(name: str, settings: Settings) -> Target:
     configured = {
         "AWS_DEFAULT_REGION": region,
         "AWS_ENDPOINT_URL_S3": settings.s3_endpoint,
-        "KF_PIPELINES_ENDPOINT": pipelines,
+        # Not the default of a notebook server: told a host, kfp.Client() leaves the service account's token unread.
+        "KF_PIPELINES_ENDPOINT": settings.pipelines_endpoint,
         "REGISTRY": settings.registry,
     }
     os.environ.update({variable: value for variable, value in configured.items() if value})
@@ -157,8 +171,8 @@ def _connect_cluster(name: str, settings: Settings) -> Target:
         account=account,
         region=region,
         bucket=settings.bucket,
-        s3=settings.s3_endpoint or f"Amazon S3, {region}",
-        pipelines=f"{pipelines} ({_pipelines_answer(pipelines)})" if pipelines else "not configured",
+        s3=f"{_without_password(settings.s3_endpoint) or f'Amazon S3, {region}'} ({_bucket_state(settings.bucket)})",
+        pipelines=f"{_without_password(pipelines)} ({_pipelines_answer(pipelines)})" if pipelines else "not configured",
     )
 
 
@@ -187,8 +201,8 @@ def _check_cluster_settings(name: str, settings: Settings, region: str) -> None:
         ("KF_PIPELINES_ENDPOINT", settings.pipelines_endpoint),
         ("AWS_ENDPOINT_URL_S3", settings.s3_endpoint),
     ):
-        if url and not re.match(r"https?://[^/\s]+", url):
-            raise TargetError(f"{variable} is {url!r}; it must start with http:// or https://.{_quotes(url)}")
+        if url and not _is_url(url):
+            raise TargetError(f"{variable} is {url!r}; it must be like http://HOST:PORT or https://HOST.{_quotes(url)}")
 
 
 def _valid_bucket(bucket: str) -> str:
@@ -198,6 +212,18 @@ def _valid_bucket(bucket: str) -> str:
             f"digits, hyphens and dots, starting and ending with a letter or digit.{_quotes(bucket)}"
         )
     return bucket
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", url)
 
 
 def _quotes(value: str) -> str:
@@ -263,13 +289,46 @@ def _pipelines_answer(endpoint: str) -> str:
             return "answers"
     except urllib.error.HTTPError as error:
         return f"answers with {error.code}"
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         return f"does not answer: {getattr(error, 'reason', error)}"
+
+
+def _bucket_state(bucket: str) -> str:
+    """Ask S3 whether the bucket is there and ours to use.
+
+    Raises:
+        TargetError: nobody answers for S3.
+    """
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    config = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
+    try:
+        boto3.Session().client("s3", config=config).head_bucket(Bucket=bucket)
+        return "the bucket is there"
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        known = {"404": "the bucket is not there yet: lesson 03 makes it", "403": "no access to the bucket: lesson 03"}
+        return known.get(code, f"answers with {code}")
+    except BotoCoreError as error:
+        raise TargetError(f"S3 does not answer: {error}. Check AWS_ENDPOINT_URL_S3 and AWS_DEFAULT_REGION.") from None
 
 
 def _inside_kubeflow() -> bool:
     """Tell whether this is a Kubeflow notebook server: a pod to which the notebook controller gave its URL prefix."""
     return "NB_PREFIX" in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+def _avoid_spaces_in_the_path_of_python() -> None:
+    """Give this process a Python whose path holds no space: `kfp.local` puts it into a shell command unquoted."""
+    if " " not in sys.executable:
+        return
+    launcher = Path(tempfile.mkdtemp(prefix="workshop-python-"), "python3")
+    launcher.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    launcher.chmod(0o700)
+    sys.executable = str(launcher)
+    atexit.register(shutil.rmtree, launcher.parent, ignore_errors=True)
 
 
 def _put_own_programs_on_path() -> None:

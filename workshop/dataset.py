@@ -14,7 +14,7 @@ from workshop.errors import WorkshopError
 from workshop.project import ROOT
 
 FILES = ("airlines.csv", "airports.csv", "flights.csv", "planes.csv", "weather.csv")
-# A fixed date makes the same zip, byte for byte, wherever it is made.
+# A fixed date makes the same zip whenever it is made on one machine.
 DATE = (2013, 12, 31, 0, 0, 0)
 
 

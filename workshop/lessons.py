@@ -1,6 +1,7 @@
 """Runs lessons from top to bottom, without anybody watching, and says what happened."""
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from pathlib import Path
 import nbformat
 import papermill
 from jupyter_client import AsyncKernelManager
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from rich import box
 from rich.console import Console
@@ -21,11 +23,14 @@ from rich.table import Table
 from traitlets import CaselessStrEnum
 
 from workshop import import_clock
+from workshop.errors import WorkshopError
 from workshop.project import BUILD, NOTEBOOKS
 from workshop.sandbox import Sandbox
 from workshop.toc import Lesson
 
 SKIP = "skipped:"
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+CELL_WITHIN_SECONDS = 1800  # on a real target, a cell may wait for a cluster
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ def run(lessons: list[Lesson], output: Path = BUILD / "lessons", parameters: Map
     Returns:
         A `Result` for each lesson.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 100)
+    _check_names(lessons, parameters or {})
     prepare_folder(output)
     results = []
     for lesson in lessons:
@@ -104,16 +110,19 @@ def run_one(
                 kernel_manager_class=_PrivateKernelManager,
                 extra_arguments=[f"--IPKernelApp.extensions={import_clock.__name__}"],
                 shutdown_kernel="immediate",
+                execution_timeout=CELL_WITHIN_SECONDS,
                 request_save_on_cell_execute=False,
                 progress_bar=progress_bar,
             )
         except PapermillExecutionError as failed:
             error = _explain(lesson, failed, target)
+        except (DeadKernelError, CellTimeoutError) as failed:
+            error = f"{lesson.name}: {type(failed).__name__}: {failed}\n\nThe notebook as far as it went: {target}"
         imports = float(clock.read_text())
     seconds = time.monotonic() - begun
     notebook = nbformat.read(target, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-    ran = [cell for cell in code if cell.metadata.papermill.get("end_time")]
+    ran = [cell for cell in code if cell.metadata.papermill.get("status") == "completed"]
     spent = _spent(ran, notebook, seconds, imports)
     return Result(lesson, target, (len(ran), len(code)), list(_skips(ran)), spent, error)
 
@@ -128,13 +137,13 @@ def store_outputs(lessons: list[Lesson]) -> None:
     """Run each lesson alone on a fresh sandbox and store what it shows in `notebooks/`.
 
     Raises:
-        RuntimeError: a lesson fails; its stored outputs stay as they were.
+        WorkshopError: a lesson fails; its stored outputs stay as they were.
     """
     for lesson in lessons:
         with fresh_sandbox() as folder, _progress(lesson) as show:
             result = run_one(lesson, folder, {}, progress_bar=show)
             if result.error:
-                raise RuntimeError(result.error)
+                raise WorkshopError(result.error)
             nbformat.write(_without_traces(nbformat.read(result.notebook, as_version=4)), lesson.path)
         print(_line(result))
 
@@ -142,9 +151,13 @@ def store_outputs(lessons: list[Lesson]) -> None:
 @contextmanager
 def fresh_sandbox() -> Iterator[Path]:
     """Give a fresh working folder and a fresh sandbox to everything started inside; take both away afterwards."""
-    before = {name: os.environ.get(name) for name in ("WORKSHOP_TARGET", "WORKSHOP_SANDBOX_DIR", "WORKSHOP_BUCKET")}
+    before = {
+        name: os.environ.get(name)
+        for name in ("WORKSHOP_TARGET", "WORKSHOP_SANDBOX_DIR", "WORKSHOP_BUCKET", "WORKSHOP_SETTINGS")
+    }
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"WORKSHOP_TARGET": "sandbox", "WORKSHOP_SANDBOX_DIR": f"{folder}/sandbox"}
+        os.environ["WORKSHOP_SETTINGS"] = f"{folder}/none"
         os.environ.pop("WORKSHOP_BUCKET", None)
         work = Path(folder, "notebooks")
         prepare_folder(work)
@@ -153,7 +166,8 @@ def fresh_sandbox() -> Iterator[Path]:
         finally:
             Sandbox().reset()
             for name, value in before.items():
-                os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+                os.environ.pop(name, None)
+                os.environ |= {} if value is None else {name: value}
 
 
 class _PrivateKernelManager(AsyncKernelManager):
@@ -234,17 +248,28 @@ def _import_clock() -> Iterator[Path]:
             del os.environ[import_clock.VARIABLE]
 
 
+def _check_names(lessons: list[Lesson], parameters: Mapping[str, object]) -> None:
+    known = {name for lesson in lessons for name in papermill.inspect_notebook(str(lesson.path))}
+    if unknown := sorted(set(parameters) - known):
+        raise WorkshopError(f"no lesson has a parameter {', '.join(unknown)}; there are: {', '.join(sorted(known))}")
+
+
 def _explain(lesson: Lesson, failed: PapermillExecutionError, target: Path) -> str:
     """Say which cell of which lesson failed, show it, and say what it said."""
     source = "\n".join(f"    {line}" for line in failed.source.splitlines())
+    cell = nbformat.read(target, as_version=4).cells[failed.cell_index]
+    printed = "".join(output.get("text", "") for output in cell.get("outputs", []))
+    last = "\n".join(f"    {line}" for line in COLOURS.sub("", printed).splitlines()[-12:])
     return (
         f"{lesson.name}: code cell [{failed.exec_count}] failed:\n\n{source}\n\n"
-        f"{failed.ename}: {failed.evalue}\n\nThe notebook as far as it went: {target}"
+        f"{failed.ename}: {COLOURS.sub('', str(failed.evalue))}\n\n"
+        + (f"The last that it printed:\n\n{last}\n\n" if last else "")
+        + f"The notebook as far as it went: {target}"
     )
 
 
 def _without_traces(notebook):
-    """Take out what papermill and this machine add, so that the same lesson stores the same file."""
+    """Take out what papermill adds and what a stored lesson has no use for."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         "language_info": {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"},

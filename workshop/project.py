@@ -10,7 +10,7 @@ BUILD = ROOT / "build"
 
 def sandbox_directory() -> Path:
     """Return the folder of the sandbox's state: `WORKSHOP_SANDBOX_DIR`, or `.sandbox` in the project folder."""
-    return Path(os.environ.get("WORKSHOP_SANDBOX_DIR") or ROOT / ".sandbox").expanduser().absolute()
+    return Path(os.environ.get("WORKSHOP_SANDBOX_DIR") or ROOT / ".sandbox").expanduser().resolve()
 
 
 def versions() -> dict[str, str]:

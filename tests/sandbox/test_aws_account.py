@@ -38,6 +38,16 @@ def test_the_managed_policies_of_aws_can_be_attached(aws):
     assert aws("iam").get_policy(PolicyArn=arn)["Policy"]["PolicyName"] == "AmazonEC2ContainerRegistryPullOnly"
 
 
+def test_a_first_start_that_was_interrupted_is_made_good(sandbox):
+    sandbox.up()
+    sandbox.down()
+    history = sandbox.directory / "aws-account" / "history.jsonl"
+    history.write_text(history.read_text().splitlines()[0] + "\n")
+    (sandbox.directory / "aws-account" / "complete").unlink()
+    sandbox.up()
+    assert clients(sandbox)("eks").list_clusters()["clusters"] == ["kubeflow-demo"]
+
+
 def test_it_keeps_what_was_done_to_it_and_forgets_what_only_read(sandbox):
     sandbox.up()
     aws = clients(sandbox)

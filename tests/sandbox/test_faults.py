@@ -205,6 +205,29 @@ def test_a_folder_that_is_a_file_is_named(tmp_path, workshop_command):
     assert str(tmp_path / "file") in done.stderr and "Traceback" not in done.stderr
 
 
+def test_reset_deletes_only_what_is_its_own(sandbox):
+    sandbox.directory.mkdir()
+    (sandbox.directory / "thesis.txt").write_text("years of work")
+    sandbox.up()
+    sandbox.reset()
+    assert [path.name for path in sandbox.directory.iterdir()] == ["thesis.txt"]
+
+
+def test_keys_that_are_lost_while_up_are_replaced_on_both_sides(sandbox):
+    sandbox.up()
+    (sandbox.directory / "identity.json").unlink()
+    sandbox.up()
+    assert client(sandbox).list_buckets()["Buckets"] == []
+
+
+def test_another_spelling_of_the_folder_is_the_same_sandbox(sandbox, tmp_path, workshop_command):
+    sandbox.up()
+    (tmp_path / "link").symlink_to(tmp_path)
+    environment = os.environ | {"WORKSHOP_SANDBOX_DIR": str(tmp_path / "link" / "sandbox")}
+    assert workshop_command("sandbox", "down", env=environment).stdout == "stopped: object-store, aws-account\n"
+    assert left_processes(sandbox) == []
+
+
 def test_a_damaged_identity_is_named_and_reset_mends_it(sandbox):
     sandbox.directory.mkdir()
     (sandbox.directory / "identity.json").write_text("{")

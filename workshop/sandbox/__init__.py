@@ -1,5 +1,6 @@
 """The cluster on one machine: real servers on loopback, started when a lesson needs them."""
 
+import atexit
 import json
 import os
 import secrets
@@ -109,6 +110,7 @@ class Sandbox:
             foreign
             | {
                 "WORKSHOP_TARGET": "sandbox",
+                "WORKSHOP_CONNECTED": "sandbox",
                 "AWS_ENDPOINT_URL": records[AwsAccount.name].address,
                 "AWS_ENDPOINT_URL_S3": records[ObjectStore.name].address,
                 "AWS_ACCESS_KEY_ID": identity.access_key,
@@ -125,7 +127,7 @@ class Sandbox:
         )
 
     def task_packages(self) -> Path:
-        """Return the throw-away folder for what this process and its tasks install with pip.
+        """Make the throw-away folder for what this process and its tasks install with pip, and return it.
 
         `kfp.local` installs a component's `packages_to_install` into the environment that runs the notebook. In the
         sandbox, pip is pointed here instead. Folders of processes that have ended are deleted.
@@ -133,9 +135,15 @@ class Sandbox:
         parent = self.directory / "task-packages"
         if parent.exists():
             for old in parent.iterdir():
-                if not (old.name.isdigit() and psutil.pid_exists(int(old.name))):
+                pid = old.name.partition("-")[0]
+                if not (pid.isdigit() and psutil.pid_exists(int(pid))):
                     shutil.rmtree(old, ignore_errors=True)
-        return parent / str(os.getpid())
+        mine = Path(os.environ.get("PIP_TARGET", ""))
+        if mine.parent != parent or not mine.name.startswith(f"{os.getpid()}-") or not mine.exists():
+            mine = parent / f"{os.getpid()}-{secrets.token_hex(4)}"
+            mine.mkdir(parents=True)
+            atexit.register(shutil.rmtree, mine, ignore_errors=True)
+        return mine
 
     def _supervisor(self, identity: Identity) -> Supervisor:
         keys = (identity.access_key, identity.secret_key, identity.encryption_key)
@@ -172,8 +180,8 @@ def use_task_packages(folder: Path) -> None:
     """Point pip at a folder of its own, and let this process and its children import from there."""
     if os.environ.get("PIP_TARGET") == str(folder):
         return
-    folder.mkdir(parents=True, exist_ok=True)  # Python never looks again into a folder that was not there
     os.environ["PIP_TARGET"] = str(folder)
+    os.environ["PIP_UPGRADE"] = "1"  # else pip leaves another version that is there already
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     sys.path.append(str(folder))
 

@@ -52,14 +52,17 @@ class AwsAccount(Server):
         return http_status(record, "/moto-api/") == 200
 
     def seed(self, record: Record) -> None:
-        # The same ids, whenever the same history is played.
-        self._ask_moto(record, "/moto-api/seed?a=1")
-        known = self._keep_what_changed_something()
-        if known:
+        self._ask_moto(record, "/moto-api/seed?a=1")  # the same ids in every new account
+        complete = self.directory / "complete"
+        if complete.exists() and self._recording.exists():
+            self._keep_what_changed_something()
             self._ask_moto(record, "/moto-api/recorder/replay-recording")
-        self._ask_moto(record, "/moto-api/recorder/start-recording")
-        if not known:
+            self._ask_moto(record, "/moto-api/recorder/start-recording")
+        else:
+            self._recording.write_text("")  # what an interrupted start has left
+            self._ask_moto(record, "/moto-api/recorder/start-recording")
             _make_cluster(record.address)
+            complete.touch()
 
     @property
     def _recording(self) -> Path:
@@ -74,15 +77,12 @@ class AwsAccount(Server):
         if not answer.ok:
             raise SandboxError(f"the emulated AWS account answered {answer.status_code} to {path}: {answer.text[:300]}")
 
-    def _keep_what_changed_something(self) -> bool:
-        """Drop from the recording what only reads, and what a kill cut off; tell whether anything is left."""
-        if not self._recording.exists():
-            return False
+    def _keep_what_changed_something(self) -> None:
+        """Drop from the recording what only reads, and what a kill cut off."""
         kept = [line for line in self._recording.read_text().splitlines() if _changes_something(line)]
         temporary = self._recording.with_suffix(".new")
         temporary.write_text("".join(f"{line}\n" for line in kept))
         temporary.replace(self._recording)
-        return bool(kept)
 
 
 def _changes_something(line: str) -> bool:

@@ -5,6 +5,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from workshop.sandbox.supervisor import HOST, Record, SandboxError, Server, http_status
@@ -27,6 +28,7 @@ class ObjectStore(Server):
 
     def __init__(self, directory: Path, access_key: str, secret_key: str, encryption_key: str) -> None:
         super().__init__(directory)
+        self.keys = access_key
         self._credentials = {"accessKey": access_key, "secretKey": secret_key}
         self._encryption_key = encryption_key
 
@@ -72,7 +74,8 @@ class ObjectStore(Server):
         for port in ports.values():
             for number in (port, port + self.second_port_above):
                 for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
-                    left.unlink(missing_ok=True)
+                    with suppress(OSError):
+                        left.unlink()
 
     def seed(self, record: Record) -> None:
         """Write one object and read it back: after a restart, S3 answers a little before its disks are known to it."""

@@ -30,10 +30,18 @@ from workshop.errors import WorkshopError
 
 HOST = "127.0.0.1"
 READY_WITHIN_SECONDS = 40
-ANSWER_WITHIN_SECONDS = 5
+ANSWER_WITHIN_SECONDS = 10
 START_ATTEMPTS = 3
 # Set in every server's environment: how a server is found again when its record is gone.
 MARK = "WORKSHOP_SANDBOX_SERVER"
+# What a server must not take from the environment: SeaweedFS lets in whoever holds the AWS keys that it finds there.
+FOREIGN_PREFIXES = ("AWS_", "KF_PIPELINES_", "WEED_", "MOTO_", "PIP_", "PYTHONPATH")
+# A clock that is set moves the start times of all processes a little.
+SAME_START_SECONDS = 5
+
+
+# What the sandbox keeps in its folder besides one folder for each server; `reset` deletes this and nothing else.
+KEPT = ("identity.json", "run", "aws", "task-packages")
 
 
 class SandboxError(WorkshopError):
@@ -48,12 +56,14 @@ class Record:
         pid: process id.
         created: when the process started, in seconds since the epoch as `psutil` gives it.
         ports: port number by its role; the first role is the one that clients talk to.
+        keys: which keys it was started with.
         seeded: whether it has been brought to the state in which lessons expect it.
     """
 
     pid: int
     created: float
     ports: dict[str, int]
+    keys: str = ""
     seeded: bool = False
 
     @property
@@ -76,6 +86,9 @@ class Server(abc.ABC):
     second_port_above: ClassVar[int] = 0
     # How long it may take to end of itself; 0 for a server that has nothing to finish.
     stop_within_seconds: ClassVar[float] = 4
+
+    # Which keys it is started with; a server with other keys than these is of no use.
+    keys = ""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -132,11 +145,14 @@ class Supervisor:
             return self._stop(*self.servers)
 
     def reset(self) -> None:
-        """Stop every server and delete everything that the sandbox has kept."""
+        """Stop every server and delete what the sandbox has kept; whatever else lies in its folder stays."""
         with self.locked():
             self._stop(*self.servers, at_once=True)
-            if self.directory.exists():
-                shutil.rmtree(self.directory)
+            for name in (*KEPT, *(server.name for server in self.servers)):
+                kept = self.directory / name
+                shutil.rmtree(kept) if kept.is_dir() else kept.unlink(missing_ok=True)
+            if self.directory.exists() and not any(self.directory.iterdir()):
+                self.directory.rmdir()
 
     def record(self, server: Server) -> Record | None:
         """Return the record of a server whose process lives, else None."""
@@ -163,6 +179,7 @@ class Supervisor:
         lock = FileLock(self.directory.with_name(self.directory.name + ".lock"))
         try:
             self.directory.parent.mkdir(parents=True, exist_ok=True)
+            self.directory.mkdir(mode=0o700, exist_ok=True)
             lock.acquire(timeout=3 * READY_WITHIN_SECONDS)
         except Timeout:
             raise SandboxError(
@@ -190,12 +207,12 @@ class Supervisor:
     def _up(self, server: Server) -> Record | None:
         """Return the record of a server that can be used as it is."""
         record = self.record(server)
-        usable = record and record.seeded and _wait(lambda: server.is_ready(record), ANSWER_WITHIN_SECONDS, record)
+        expected = record and record.seeded and record.keys == server.keys
+        usable = expected and _wait(lambda: server.is_ready(record), ANSWER_WITHIN_SECONDS, record)
         return record if usable else None
 
     def _start_missing(self) -> dict[str, Record]:
         (self.directory / "run").mkdir(parents=True, exist_ok=True)
-        self.directory.chmod(0o700)
         started = {server.name: self._start(server) for server in self.servers if not self._up(server)}
         with ThreadPoolExecutor() as pool:
             awaited = [pool.submit(self._await_ready, s, started[s.name]) for s in self.servers if s.name in started]
@@ -208,13 +225,14 @@ class Supervisor:
         self._stop(server, at_once=True)
         server.directory.mkdir(parents=True, exist_ok=True)
         ports = _choose_ports(server.usual_ports | self._old_ports(server), server.second_port_above)
-        environment = os.environ | server.environment() | {MARK: self._mark(server)}
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_PREFIXES)}
+        environment = ours | server.environment() | {MARK: self._mark(server)}
         pid = _spawn_detached(server.command(ports), environment, self._log_path(server))
         try:
             created = psutil.Process(pid).create_time()
         except psutil.NoSuchProcess:
             created = 0.0
-        return self._write_record(server, Record(pid, created, ports))
+        return self._write_record(server, Record(pid, created, ports, server.keys))
 
     def _await_ready(self, server: Server, record: Record) -> None:
         for attempt in range(START_ATTEMPTS):
@@ -252,8 +270,8 @@ class Supervisor:
         for server in servers:
             if processes := self._processes(server):
                 _end(processes, 0 if at_once else server.stop_within_seconds)
+                server.tidy(self._old_ports(server))
                 stopped.append(server.name)
-            server.tidy(self._old_ports(server))
         return stopped
 
     def _processes(self, server: Server) -> list[psutil.Process]:
@@ -316,10 +334,10 @@ def _wait(condition: Callable[[], bool], seconds: float, record: Record) -> bool
 def _process(record: Record) -> psutil.Process | None:
     try:
         process = psutil.Process(record.pid)
-        if process.create_time() != record.created or process.status() == psutil.STATUS_ZOMBIE:
+        if abs(process.create_time() - record.created) > SAME_START_SECONDS or process.status() == psutil.STATUS_ZOMBIE:
             return None
         return process
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
 
 
@@ -353,11 +371,11 @@ def _choose_ports(wanted: Mapping[str, int], second_above: int) -> dict[str, int
     taken: set[int] = set()
     for role, port in wanted.items():
         # Below the range from which systems take the ports of outgoing connections.
-        candidates = [port] * bool(port) + random.sample(range(20_000, 30_000), 200)
+        candidates = [port] * bool(port) + random.sample(range(12_000, 22_000), 200)
         pairs = ({candidate, candidate + second_above} for candidate in candidates)
         pair = next((pair for pair in pairs if not pair & taken and all(map(_is_free, pair))), None)
         if pair is None:
-            raise SandboxError(f"no free port between 20000 and 30000 on {HOST} for {role}; end what holds them.")
+            raise SandboxError(f"no free port between 12000 and 22000 on {HOST} for {role}; end what holds them.")
         ports[role] = min(pair)
         taken |= pair
     return ports
@@ -392,13 +410,12 @@ def _spawn_detached(command: list[str], environment: Mapping[str, str], log: Pat
     return int(done.stdout)
 
 
-def write_whole(path: Path, text: str, mode: int = 0o600) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write a file so that a reader sees all of it or nothing, even when this process is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
-    os.chmod(temporary, mode)  # noqa: PTH101
     os.replace(temporary, path)  # noqa: PTH105
 
 
