@@ -257,8 +257,7 @@ def _check_names(lessons: list[Lesson], parameters: Mapping[str, object]) -> Non
 def _explain(lesson: Lesson, failed: PapermillExecutionError, target: Path) -> str:
     """Say which cell of which lesson failed, show it, and say what it said."""
     source = "\n".join(f"    {line}" for line in failed.source.splitlines())
-    cell = nbformat.read(target, as_version=4).cells[failed.cell_index]
-    printed = "".join(output.get("text", "") for output in cell.get("outputs", []))
+    printed = _printed_by_failed_cell(nbformat.read(target, as_version=4))
     last = "\n".join(f"    {line}" for line in COLOURS.sub("", printed).splitlines()[-12:])
     return (
         f"{lesson.name}: code cell [{failed.exec_count}] failed:\n\n{source}\n\n"
@@ -266,6 +265,14 @@ def _explain(lesson: Lesson, failed: PapermillExecutionError, target: Path) -> s
         + (f"The last that it printed:\n\n{last}\n\n" if last else "")
         + f"The notebook as far as it went: {target}"
     )
+
+
+def _printed_by_failed_cell(notebook) -> str:
+    for cell in notebook.cells:
+        outputs = cell.get("outputs", [])
+        if any(output.output_type == "error" for output in outputs):
+            return "".join(output.get("text", "") for output in outputs)
+    return ""
 
 
 def _without_traces(notebook):
