@@ -118,7 +118,7 @@ def test_a_failing_task_is_shown_with_what_it_said(sandbox, tmp_path, olist_zip,
     assert "flights.csv is not there; nearest names:" in done.stdout and "\x1b[" not in done.stdout
 
 
-def test_a_parameter_that_no_lesson_has_is_named(workshop_command):
+def test_a_parameter_that_no_lesson_has_is_named(sandbox, workshop_command):
     done = workshop_command("run", "03", "-p", "csvname=x")
     assert done.returncode == 1
     assert "csvname" in done.stderr and "zip_path" in done.stderr
