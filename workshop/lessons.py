@@ -97,7 +97,8 @@ def run_one(
     """
     target = output / lesson.path.name
     known = papermill.inspect_notebook(str(lesson.path))
-    error = ""
+    target.unlink(missing_ok=True)  # what an earlier run has left says nothing of this one
+    error, died = "", False
     begun = time.monotonic()
     with _import_clock() as clock:
         try:
@@ -111,18 +112,19 @@ def run_one(
                 extra_arguments=[f"--IPKernelApp.extensions={import_clock.__name__}"],
                 shutdown_kernel="immediate",
                 execution_timeout=CELL_WITHIN_SECONDS,
-                request_save_on_cell_execute=False,
                 progress_bar=progress_bar,
             )
         except PapermillExecutionError as failed:
             error = _explain(lesson, failed, target)
         except (DeadKernelError, CellTimeoutError) as failed:
+            died = True  # papermill calls the cell completed in which this happened
             error = f"{lesson.name}: {type(failed).__name__}: {failed}\n\nThe notebook as far as it went: {target}"
         imports = float(clock.read_text())
     seconds = time.monotonic() - begun
     notebook = nbformat.read(target, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-    ran = [cell for cell in code if cell.metadata.papermill.get("status") == "completed"]
+    ran = [cell for cell in code if cell.metadata.get("papermill", {}).get("status") == "completed"]
+    ran = ran[:-1] if died else ran
     spent = _spent(ran, notebook, seconds, imports)
     return Result(lesson, target, (len(ran), len(code)), list(_skips(ran)), spent, error)
 

@@ -112,6 +112,19 @@ def test_a_failing_cell_is_shown_with_its_lesson_and_the_notebook_is_kept(sandbo
     assert any(output.output_type == "error" for cell in kept.cells for output in cell.get("outputs", []))
 
 
+def test_a_kernel_that_dies_is_an_error_with_the_notebook_as_far_as_it_went(work, tmp_path):
+    cells = [nbformat.v4.new_code_cell(source) for source in ("print(1)", "import os; os._exit(1)")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "dies.ipynb")
+
+    class Dying(toc.Lesson):
+        path = tmp_path / "dies.ipynb"
+
+    result = run_one(Dying("dies", "Die", 1, "nothing"), work, {})
+    assert "DeadKernelError" in result.error
+    assert result.cells == (1, 2)
+    assert printed(result.notebook) == "1\n"
+
+
 def test_a_failing_task_is_shown_with_what_it_said(sandbox, tmp_path, olist_zip, workshop_command):
     done = workshop_command("run", "05", "--output", str(tmp_path / "out"), "-p", f"zip_path={olist_zip}")
     assert done.returncode == 1
