@@ -1,10 +1,11 @@
 # Every command works from a fresh clone: the environment is made first where it is missing or older than the lock.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run lab test outputs lock clean
+.PHONY: help run lab test bench outputs lock clean
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME
 PYTHON_IN_VENV := .venv/bin/python
+LOCK = $(PYTHON_IN_VENV) -m uv pip compile --quiet --universal --upgrade --generate-hashes --no-header --no-emit-index-url
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -18,16 +19,21 @@ lab: .venv/.ready  ## open the lessons in JupyterLab
 test: .venv/.ready  ## run the tests
 	@$(PYTHON_IN_VENV) -m pytest
 
+bench: .venv/.ready  ## measure the sandbox, and write what was measured to benchmarks/results/
+	@$(PYTHON_IN_VENV) -m benchmarks.pipelines_api
+
 outputs: .venv/.ready  ## run every lesson on a fresh sandbox and store its outputs in notebooks/
 	@$(PYTHON_IN_VENV) -m workshop outputs
 
-lock: .venv/.ready  ## write requirements.txt anew from pyproject.toml
-	@$(PYTHON_IN_VENV) -m uv pip compile --quiet --universal --upgrade --generate-hashes --no-header --no-emit-index-url \
-		pyproject.toml --output-file requirements.txt
+lock: .venv/.ready  ## write both requirements.txt anew from pyproject.toml
+	@$(LOCK) pyproject.toml --output-file requirements.txt
+# Held to the versions of the first one. uv reads no requires-python for a group, so the oldest Python is named here.
+	@$(LOCK) --group component --constraint requirements.txt --python-version 3.11 \
+		--output-file docker/component/requirements.txt
 
-clean:  ## stop the sandbox; delete it, its data, the build folder and the environment
+clean:  ## stop the sandbox; delete it, its data, the build folder and the environments
 	@if [ -x .venv/bin/workshop ]; then env -u WORKSHOP_SANDBOX_DIR $(PYTHON_IN_VENV) -m workshop sandbox down; fi
-	rm -rf .sandbox .sandbox.lock build data .venv
+	rm -rf .sandbox .sandbox.lock build data .component .venv
 
-.venv/.ready: requirements.txt pyproject.toml scripts/make_environment.sh
+.venv/.ready: requirements.txt docker/component/requirements.txt pyproject.toml scripts/make_environment.sh
 	@scripts/make_environment.sh

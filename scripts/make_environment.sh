@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Makes .venv with exactly the packages of requirements.txt. `make` calls this when .venv is missing or older than the lock.
+# Makes .venv with exactly the packages of requirements.txt, and what tasks need. `make` calls this when .venv is missing
+# or older than a lock.
 set -euo pipefail
 
 usage() {
   cat <<'EOF'
 usage: scripts/make_environment.sh [--help]
 
-Makes the virtual environment .venv in the project folder, with uv and the hashed lock requirements.txt.
+Makes the virtual environment .venv in the project folder, with uv and the hashed lock requirements.txt, and below
+.component the one in which the sandbox runs tasks, with the lock of their image, docker/component/requirements.txt.
 Safe to run again: it then installs only what differs.
 
   PYTHON   the Python to use, 3.11 or newer (default: the first one found on PATH)
@@ -72,5 +74,8 @@ unused+='|/google/(?!protobuf)|/fontTools/(?!misc|agl|__init__)|/pygments/lexers
 unused+='|/moto/(?!core|server|moto_server|moto_api|utilities|backends|settings|iam|sts|eks|ecr|ec2)[a-z]'
 "$python" -m compileall -qq -j 0 -x "$unused" .venv/lib || true
 
+# Else the first task would wait for it. It says so itself when there is something to make.
+component=$("$python" -m workshop.sandbox.component_environment)
+
 touch .venv/.ready
-echo "ready: .venv"
+echo "ready: .venv, and ${component#"$PWD"/} for tasks"

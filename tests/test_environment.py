@@ -1,25 +1,35 @@
-"""The four files that fix versions hold together, and the environment is made from them anywhere."""
+"""The files that fix versions hold together, and the environments are made from them anywhere."""
 
 import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
+from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from workshop.project import ROOT, versions
+from workshop.sandbox import SandboxError, component_environment
 
+LOCKS = ("requirements.txt", "docker/component/requirements.txt")
 PIN = re.compile(r"^([A-Za-z0-9_.-]+)==([^\s;]+)", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def project():
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+def pyproject():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def project(pyproject):
+    return pyproject["project"]
 
 
 @pytest.fixture(scope="module")
@@ -27,22 +37,39 @@ def lock():
     return (ROOT / "requirements.txt").read_text()
 
 
-def test_the_lock_satisfies_every_dependency_of_pyproject(project, lock):
+@pytest.mark.parametrize("path", LOCKS)
+def test_the_lock_satisfies_every_dependency_of_pyproject(pyproject, path):
+    lock = (ROOT / path).read_text()
+    wanted = pyproject["project"]["dependencies"] if path == LOCKS[0] else pyproject["dependency-groups"]["component"]
     pins = {}
     for name, version in PIN.findall(lock):
         pins.setdefault(canonicalize_name(name), []).append(version)
-    for text in project["dependencies"]:
+    for text in wanted:
         requirement = Requirement(text)
         locked = pins.get(canonicalize_name(requirement.name), [])
-        assert locked, f"{text} is not in requirements.txt: run `make lock`"
+        assert locked, f"{text} is not in {path}: run `make lock`"
         assert all(requirement.specifier.contains(version) for version in locked), f"{text}, but locked: {locked}"
 
 
-def test_every_package_in_the_lock_has_hashes_and_none_an_address(lock):
+@pytest.mark.parametrize("path", LOCKS)
+def test_every_package_in_the_lock_has_hashes_and_none_an_address(path):
+    lock = (ROOT / path).read_text()
     entries = re.split(r"\n(?=[A-Za-z0-9])", lock)
     without = [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry]
     assert not without
     assert "://" not in lock and "--index" not in lock
+
+
+# What uv writes for one Python would lack a version that another one needs.
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+@pytest.mark.parametrize("machine", ["linux x86_64", "linux aarch64", "darwin arm64"])
+def test_a_component_gets_the_versions_of_the_lessons(pyproject, python, machine):
+    lessons, component = (_pins(ROOT / path, python, machine) for path in LOCKS)
+    names = {canonicalize_name(Requirement(text).name) for text in pyproject["dependency-groups"]["component"]}
+    assert names <= component.keys(), "run `make lock`"
+    shared = lessons.keys() & component.keys()
+    assert {"boto3", "kfp", "numpy", "pandas", "protobuf"} <= shared
+    assert {name: component[name] for name in shared} == {name: lessons[name] for name in shared}, "run `make lock`"
 
 
 def test_the_environment_is_what_the_lock_says(lock):
@@ -55,6 +82,112 @@ def test_the_environment_is_what_the_lock_says(lock):
     pins = set(PIN.findall(lock))
     strange = [line for line in PIN.findall(installed) if line not in pins and line[0] not in ("pip", "setuptools")]
     assert not strange, f"installed, but not from the lock: {strange}; run scripts/make_environment.sh"
+
+
+def test_tasks_run_with_what_the_component_image_holds_and_nothing_else(capfd):
+    folder = component_environment.ensure()
+    capfd.readouterr()
+    assert component_environment.ensure() == folder
+    assert capfd.readouterr() == ("", "")
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    lines = _output(sys.executable, "-m", "uv", "pip", "freeze", "--python", str(folder / "bin/python3"))
+    assert dict(PIN.findall(lines)) == _pins(component_environment.REQUIREMENTS, here)
+    code = """if True:
+        import importlib.util
+        import boto3, kfp.dsl, pandas, sklearn.linear_model
+        print([name for name in ("jupyterlab", "moto", "pipelines", "workshop") if importlib.util.find_spec(name)])
+    """
+    assert _output(str(folder / "bin/python3"), "-c", code).strip() == "[]"
+    assert _output(str(folder / "bin/python3"), "-m", "pip", "--version").startswith("pip ")
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """Make environments of one small package, in a folder of the test's own; return that folder."""
+    entries = re.split(r"\n(?=[A-Za-z0-9])", component_environment.REQUIREMENTS.read_text())
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(next(entry for entry in entries if entry.startswith("six==")))
+    location = tmp_path / "a clone" / "tests" / ".component"
+    location.parent.mkdir(parents=True)
+    monkeypatch.setattr(component_environment, "REQUIREMENTS", requirements)
+    monkeypatch.setattr(component_environment, "LOCATION", location)
+    return location
+
+
+def test_a_half_made_environment_of_tasks_is_made_again(tiny):
+    folder = component_environment.ensure()
+    assert list(folder.glob("lib/*/site-packages/__pycache__/six.*.pyc"))
+    (folder / ".ready").unlink()
+    (folder / "left-over").touch()
+    assert component_environment.ensure() == folder
+    assert (folder / ".ready").exists() and not (folder / "left-over").exists()
+    # The Python that it was made from has gone.
+    for link in (folder / "bin").glob("python*"):
+        link.unlink()
+        link.symlink_to(tiny / "gone")
+    component_environment.ensure()
+    assert (folder / "bin" / "python3").exists()
+
+
+def test_a_new_lock_replaces_the_environment_of_tasks_for_this_python_only(tiny):
+    old = component_environment.ensure()
+    (tiny / "half made").mkdir()
+    (tiny / "other").mkdir()
+    (tiny / "other" / ".ready").write_text("cpython 3.99 elsewhere")
+    with component_environment.REQUIREMENTS.open("a") as requirements:
+        requirements.write("\n# changed\n")
+    new = component_environment.ensure()
+    assert new != old
+    assert {path.name for path in tiny.iterdir() if path.is_dir()} == {new.name, "other"}
+
+
+def test_two_processes_make_one_environment_of_tasks(tiny):
+    both = [_make_elsewhere(tiny) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert {out for out, _ in said} == {f"{component_environment.ensure()}\n"}
+    assert sum("making" in err for _, err in said) == 1
+
+
+def test_an_environment_of_tasks_waits_for_a_uv_whose_parent_was_killed(tiny, tmp_path):
+    uv = tmp_path / "uv"
+    uv.write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'; sleep 1; touch '{tmp_path}/ended'\n")
+    uv.chmod(0o755)
+    killed = _make_elsewhere(tiny, f"made.sys.executable = {str(uv)!r}")
+    while not (tmp_path / "started").exists() and killed.poll() is None:
+        time.sleep(0.01)
+    killed.kill()
+    component_environment.ensure()
+    assert (tmp_path / "ended").exists()
+    killed.communicate()
+
+
+def test_what_a_notebook_has_set_does_not_lead_the_environment_of_tasks_astray(tiny, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "uv").mkdir(parents=True)
+    (elsewhere / "uv" / "__main__.py").write_text("raise SystemExit('not the uv of the lock')")
+    for name in ("PIP_TARGET", "UV_TARGET", "UV_PREFIX", "UV_PROJECT_ENVIRONMENT", "VIRTUAL_ENV", "PYTHONPATH"):
+        monkeypatch.setenv(name, str(elsewhere))
+    for name in ("PIP_USER", "UV_SYSTEM_PYTHON", "UV_VENV_SEED", "PYTHONDONTWRITEBYTECODE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("UV_PYTHON", "3.99")
+    monkeypatch.chdir(elsewhere)
+    folder = component_environment.ensure()
+    packages = {path.name for path in folder.glob("lib/*/site-packages/*") if path.suffix in (".dist-info", ".py")}
+    assert packages - {"_virtualenv.py"} == {"six.py", next(n for n in packages if n.startswith("six-"))}
+    assert [path.name for path in elsewhere.iterdir()] == ["uv"]
+
+
+def test_an_environment_of_tasks_that_cannot_be_made_says_what_uv_says_and_what_to_do(tiny):
+    pinned = component_environment.REQUIREMENTS.read_text()
+    component_environment.REQUIREMENTS.write_text(re.sub("sha256:[0-9a-f]{8}", "sha256:00000000", pinned))
+    with pytest.raises(SandboxError, match=r"(?s)`uv pip sync` says:.*six.*-m workshop.sandbox.component_environment"):
+        component_environment.ensure()
+    assert not list(tiny.glob("*/.ready"))
+    shutil.rmtree(tiny)
+    tiny.touch()
+    with pytest.raises(SandboxError, match="can be written"):
+        component_environment.ensure()
 
 
 def test_the_conda_environment_installs_the_lock(project):
@@ -98,6 +231,7 @@ def test_the_environment_is_made_in_a_path_with_a_space_while_another_one_is_act
     check = subprocess.run([command, "check"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert check.stdout == "every lesson holds what it must\n", check.stdout + check.stderr
     assert not list((other / "lib").glob("*/site-packages/kfp*"))
+    assert len(list(project_copy.glob(".component/*/.ready"))) == 1
 
     parameters = ["-p", f"zip_path={olist_zip}", "-p", "csv_name=olist_orders_dataset.csv"]
     own = environment | {"WORKSHOP_SETTINGS": "/nonexistent", "WORKSHOP_TARGET": "sandbox"}
@@ -124,6 +258,39 @@ def test_an_old_python_is_named_with_what_to_do(tmp_path):
     done = subprocess.run(["bash", copy], env=environment, capture_output=True, text=True)
     assert done.returncode == 3
     assert "3.11" in done.stderr and "3.9.2" in done.stderr
+
+
+def _pins(path: Path, python: str, machine: str | None = None) -> dict[str, str]:
+    """Return what a lock holds for one Python, by name; on this machine, or on one such as `linux x86_64`."""
+    environment = default_environment() | {"python_version": python, "python_full_version": f"{python}.9"}
+    if machine:
+        system, _, processor = machine.partition(" ")
+        environment |= {"sys_platform": system, "platform_system": system.title(), "platform_machine": processor}
+    entries = (line.rstrip("\\ ") for line in path.read_text().splitlines() if PIN.match(line))
+    requirements = [Requirement(entry) for entry in entries]
+    chosen = [r for r in requirements if r.marker is None or r.marker.evaluate(environment)]
+    pins = {r.name: str(r.specifier).removeprefix("==") for r in chosen}
+    assert len(pins) == len(chosen), f"{path} holds two versions of a package for Python {python}"
+    return pins
+
+
+def _make_elsewhere(location: Path, first: str = "") -> subprocess.Popen:
+    """Start a process that makes the environment of tasks, after one more statement."""
+    code = f"""if True:
+        from pathlib import Path
+        from workshop.sandbox import component_environment as made
+        made.LOCATION, made.REQUIREMENTS = Path({str(location)!r}), Path({str(component_environment.REQUIREMENTS)!r})
+        {first}
+        made.main()
+    """
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code], **pipes)
+
+
+def _output(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def _caches() -> dict[str, str]:
