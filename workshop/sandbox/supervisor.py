@@ -35,7 +35,7 @@ START_ATTEMPTS = 3
 # Set in every server's environment: how a server is found again when its record is gone.
 MARK = "WORKSHOP_SANDBOX_SERVER"
 # What a server must not take from the environment: SeaweedFS lets in whoever holds the AWS keys that it finds there.
-FOREIGN_PREFIXES = ("AWS_", "KF_PIPELINES_", "WEED_", "MOTO_", "PIP_", "PYTHONPATH")
+FOREIGN_PREFIXES = ("AWS_", "KF_PIPELINES_", "WEED_", "MOTO_", "PIP_TARGET", "PIP_UPGRADE", "PIP_USER", "PYTHONPATH")
 # A clock that is set moves the start times of all processes a little.
 SAME_START_SECONDS = 5
 
@@ -269,7 +269,7 @@ class Supervisor:
         stopped = []
         for server in servers:
             if processes := self._processes(server):
-                _end(processes, 0 if at_once else server.stop_within_seconds)
+                end(processes, 0 if at_once else server.stop_within_seconds)
                 server.tidy(self._old_ports(server))
                 stopped.append(server.name)
         return stopped
@@ -302,6 +302,20 @@ class Supervisor:
 
     def _log_path(self, server: Server) -> Path:
         return self.directory / "run" / f"{server.name}.log"
+
+
+def end(processes: Iterable[psutil.Process], patience: float = 0) -> None:
+    """Ask processes to end, and make them end if they have not after so many seconds; at once, when it is 0."""
+    alive = list(processes)
+    if patience:
+        for process in alive:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        alive = _still_alive(alive, patience)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    _still_alive(alive, READY_WITHIN_SECONDS)
 
 
 def http_status(record: Record, path: str) -> int | None:
@@ -351,18 +365,23 @@ def _listens(record: Record) -> bool:
     return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections)
 
 
-def _end(processes: Iterable[psutil.Process], patience: float) -> None:
-    """Ask processes to end, and make them end if they have not after so many seconds."""
-    alive = list(processes)
-    if patience:
-        for process in alive:
-            with suppress(psutil.NoSuchProcess):
-                process.terminate()
-        _, alive = psutil.wait_procs(alive, timeout=patience)
-    for process in alive:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(alive, timeout=READY_WITHIN_SECONDS)
+def _still_alive(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait for processes to end, and return those that have not.
+
+    One that has ended stays in the table of processes until whoever adopted it notices, which can take seconds; it is
+    not waited for.
+    """
+    deadline = time.monotonic() + seconds
+    while (alive := [process for process in processes if _runs(process)]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return alive
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _choose_ports(wanted: Mapping[str, int], second_above: int) -> dict[str, int]:
