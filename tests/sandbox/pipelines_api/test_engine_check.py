@@ -1,0 +1,149 @@
+"""What the engine says about a pipeline before it runs."""
+
+import copy
+
+import every_kind
+import pytest
+from engine_bench import compiled
+from every_kind import IN_CONTAINERS, KINDS, OPTIONS, WITH_PLATFORM, number, text
+from kfp import dsl, kubernetes
+
+from workshop.sandbox.pipelines_api import engine
+
+
+@dsl.component(base_image="python:3.12", target_image="own/image:1")
+def baked_in(word: str) -> str:
+    return word
+
+
+@dsl.pipeline
+def in_own_image():
+    with dsl.ParallelFor([1]):
+        baked_in(word="x")
+
+
+@dsl.pipeline
+def demanding():
+    task = text(value="x")
+    task.set_cpu_limit("1").set_memory_request("1G").set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(1)
+    kubernetes.use_secret_as_env(task, "keys", {"key": "SECRET_KEY"})
+    kubernetes.use_secret_as_volume(task, "files", mount_path="/secret")
+    kubernetes.use_config_map_as_env(task, "map", {"a": "FROM_MAP"})
+    kubernetes.mount_pvc(task, pvc_name="claim", mount_path="/data")
+    kubernetes.add_node_selector(task, "disk", "ssd")
+    kubernetes.add_toleration(task, key="k", operator="Exists")
+    kubernetes.set_image_pull_secrets(task, ["registry"])
+    kubernetes.set_timeout(task, 60)
+    kubernetes.use_field_path_as_env(task, "POD_NAME", "metadata.name")
+
+
+@dsl.pipeline
+def with_claim():
+    claim = kubernetes.CreatePVC(pvc_name="own", access_modes=["ReadWriteOnce"], size="1Gi")
+    text(value=claim.outputs["name"])
+
+
+@dsl.pipeline
+def imports_from_elsewhere():
+    data = dsl.importer(artifact_uri="gs://bucket/data.csv", artifact_class=dsl.Dataset)
+    every_kind.read(data=data.output)
+
+
+@dsl.pipeline
+def compares_badly(word: str = "it's"):
+    with dsl.If(word == "it's"):
+        number(value=1)
+
+
+def check(pipeline, runner="subprocess"):
+    return engine.check(*compiled(pipeline), runner)
+
+
+@pytest.mark.parametrize("kind", [*KINDS.values(), *WITH_PLATFORM.values()])
+def test_what_can_run_is_not_refused(kind):
+    assert check(kind.pipeline)[0] == []
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "task", "said"),
+    [
+        (IN_CONTAINERS["containers"].pipeline, "in-container", "it is a container component, and its program is in"),
+        (in_own_image, "for-loop-1/baked-in", "it is a containerized Python component"),
+    ],
+)
+def test_what_needs_its_image_needs_docker(pipeline, task, said):
+    (error,), _ = check(pipeline)
+    assert error.partition("/")[0].startswith("task ") and task.rpartition("/")[2] in error
+    assert said in error and "needs Docker" in error and "WORKSHOP_RUNNER=docker" in error
+    assert check(pipeline, "docker") == ([], [])
+
+
+@pytest.mark.parametrize("runner", ["subprocess", "docker"])
+def test_what_only_kubernetes_can_do_is_refused(runner):
+    errors, _ = check(with_claim, runner)
+    assert errors == [
+        "task createpvc: it makes a volume claim, which needs Kubernetes. Hand data on as artifacts, or use a cluster"
+    ]
+
+
+def test_an_import_that_nobody_could_read_is_refused():
+    (error,), _ = check(imports_from_elsewhere)
+    assert error.startswith("task importer: it imports gs://bucket/data.csv")
+
+
+def test_a_condition_that_cannot_be_read_is_refused_with_its_text():
+    (error,), _ = check(compares_badly)
+    assert "cannot read the condition" in error and "it's" in error
+
+
+def test_an_unknown_kind_of_executor_is_refused():
+    spec = copy.deepcopy(compiled(every_kind.only_if)[0])
+    spec["deploymentSpec"]["executors"]["exec-text-2"] = {"customJob": {}}
+    errors, _ = engine.check(spec, {}, "subprocess")
+    assert errors == [
+        "task text-2: the sandbox cannot run executors of the kind 'customJob', only containers and importers"
+    ]
+
+
+def test_a_pipeline_with_a_hole_is_refused():
+    spec = copy.deepcopy(compiled(every_kind.only_if)[0])
+    del spec["components"]["comp-text-2"]
+    errors, _ = engine.check(spec, {}, "subprocess")
+    assert errors == ["the pipeline refers to a component 'comp-text-2', which it does not hold"]
+
+
+def test_what_is_ignored_is_named():
+    errors, warnings = check(demanding)
+    assert errors == []
+    text = "\n".join(warnings)
+    for said in (
+        "its CPU limit, memory request, accelerator are ignored",
+        "the variables it takes from secrets are not set: SECRET_KEY",
+        "the secrets it mounts as files are not there: /secret",
+        "the variables it takes from config maps are not set: FROM_MAP",
+        "the volumes it mounts are not there: /data",
+        "its node selector is ignored",
+        "its tolerations are ignored",
+        "its image pull secrets are ignored",
+        "its timeout is ignored",
+        "the variables it takes from its pod are not set: POD_NAME",
+    ):
+        assert f"task text: {said}" in text
+    assert len(warnings) == 10
+
+
+def test_a_workspace_is_a_folder():
+    _, warnings = check(WITH_PLATFORM["workspace"].pipeline)
+    assert warnings == [
+        "the pipeline's workspace is a folder of this machine: its size and its kind of volume are ignored"
+    ]
+
+
+def test_a_pipeline_root_that_is_not_s3_is_named():
+    spec = dict(compiled(every_kind.only_if)[0], defaultPipelineRoot="gs://somewhere")
+    (warning,) = engine.check(spec, {}, "subprocess")[1]
+    assert "gs://somewhere" in warning and "minio://" in warning
+
+
+def test_options_that_every_component_of_the_tests_has_are_no_cause_for_warnings():
+    assert OPTIONS and check(every_kind.branches) == ([], [])

@@ -1,0 +1,360 @@
+"""How runs of the engine end otherwise than well: failures, cancellation, retries, errors of the engine."""
+
+import copy
+import threading
+import time
+from dataclasses import replace
+
+import every_kind
+import pytest
+from engine_bench import Memory, processes_of
+from every_kind import OPTIONS, double, fail, text
+from kfp import dsl
+
+
+@dsl.component(**OPTIONS)
+def slow(folder: str, seconds: float = 60.0) -> str:
+    import pathlib
+    import subprocess
+    import sys
+    import time
+
+    # One child of the same session, and one that leaves it and does not listen when it is asked to end.
+    subprocess.Popen(["sleep", "60"])
+    deaf = "from signal import *; signal(SIGTERM, SIG_IGN); print('deaf', flush=True); import time; time.sleep(60)"
+    subprocess.Popen([sys.executable, "-c", deaf], start_new_session=True, stdout=subprocess.PIPE).stdout.readline()
+    pathlib.Path(folder, "started").touch()
+    time.sleep(seconds)
+    return "done"
+
+
+@dsl.pipeline
+def slow_and_more(folder: str):
+    with dsl.ExitHandler(text(value="exit")), dsl.ParallelFor(["a", "b", "c", "d"]) as item:
+        text(value=item).after(slow(folder=folder))
+
+
+@dsl.pipeline
+def leaves_children(folder: str) -> str:
+    return slow(folder=folder, seconds=0.0).output
+
+
+@dsl.component(**OPTIONS)
+def fail_later(folder: str):
+    import time
+
+    time.sleep(0.3)
+    raise ValueError("later")
+
+
+@dsl.pipeline
+def one_fails(folder: str):
+    fail(message="first")
+    beside = text(value="beside")
+    text(value=beside.output).set_display_name("after beside").after(fail_later(folder=folder))
+    with dsl.ParallelFor([1, 2, 3], parallelism=1) as item:
+        double(value=item).after(fail(message="in the loop"))
+
+
+@dsl.component(**OPTIONS)
+def silent():
+    import os
+
+    os._exit(3)
+
+
+@dsl.pipeline
+def ends_silently():
+    silent()
+
+
+@dsl.component(**OPTIONS)
+def killed():
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dsl.pipeline
+def is_killed():
+    killed()
+
+
+@dsl.component(**OPTIONS)
+def writes_nothing(word: dsl.OutputPath(str)):
+    pass
+
+
+@dsl.pipeline
+def needs_what_was_not_written():
+    text(value=writes_nothing().outputs["word"])
+
+
+@dsl.pipeline
+def needs_nothing_of_it():
+    writes_nothing()
+
+
+@dsl.component(**OPTIONS)
+def mended(folder: str, word: str) -> str:
+    import pathlib
+
+    if not pathlib.Path(folder, "mended").exists():
+        raise RuntimeError("not mended")
+    return f"mended {word}"
+
+
+@dsl.pipeline
+def breaks_once(folder: str) -> str:
+    with dsl.ParallelFor(["x", "y"]) as item:
+        written = every_kind.write(value=item)
+        written.set_caching_options(False)
+    content = every_kind.read_all(data=dsl.Collected(written.outputs["data"]))
+    content.set_caching_options(False)
+    last = mended(folder=folder, word=content.output)
+    last.set_caching_options(False)
+    return last.output
+
+
+def cancel_when(memory: Memory, cancelled: threading.Event, ready) -> threading.Thread:
+    """Cancel a run as soon as something is the case."""
+
+    def watch():
+        deadline = time.monotonic() + 20
+        while not ready() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        cancelled.set()
+        cancelled.at = time.monotonic()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def test_a_cancelled_run_leaves_no_process_and_nothing_unfinished(bench, tmp_path):
+    memory, cancelled = Memory(), threading.Event()
+    job = bench.job(slow_and_more, {"folder": str(tmp_path)})
+    watching = cancel_when(memory, cancelled, (tmp_path / "started").exists)
+    ran = bench.execute(job, memory, cancelled)
+    assert time.monotonic() - cancelled.at < 3.5
+    watching.join()
+    assert ran.outcome.state == "CANCELED"
+    assert {task.state for task in ran.tasks.values()} == {"CANCELED"}
+    # Neither the exit task nor what follows a cancelled one begins.
+    assert {task.name for task in ran.tasks.values() if task.kind == "container"} == {"slow"}
+
+
+def test_a_run_that_is_cancelled_before_it_begins_starts_nothing(bench, tmp_path):
+    cancelled = threading.Event()
+    cancelled.set()
+    ran = bench.execute(bench.job(every_kind.retried, {"folder": str(tmp_path)}), cancelled=cancelled)
+    assert ran.outcome.state == "CANCELED"
+    assert not (tmp_path / "count").exists()
+
+
+def test_cancelling_does_not_wait_for_the_next_attempt(bench, tmp_path):
+    @dsl.pipeline
+    def patient():
+        fail(message="again").set_retry(num_retries=5, backoff_duration="300s", backoff_max_duration="600s")
+
+    memory, cancelled = Memory(), threading.Event()
+    job = bench.job(patient)
+    cancel_when(memory, cancelled, lambda: any(log.read_text().count("failed") for log in job.directory.rglob("log")))
+    ran = bench.execute(job, memory, cancelled)
+    assert time.monotonic() - cancelled.at < 2
+    assert (ran.outcome.state, ran.tasks["fail"].state, ran.tasks["fail"].attempts) == ("CANCELED", "CANCELED", 1)
+
+
+def test_what_a_task_leaves_running_ends_with_it(bench, tmp_path):
+    ran = bench.run(leaves_children, {"folder": str(tmp_path)})
+    assert ran.outputs == {"Output": "done"}
+    assert (tmp_path / "started").exists()
+
+
+def test_after_a_failure_nothing_new_starts_and_what_runs_goes_on(bench, tmp_path):
+    ran = bench.run(one_fails, {"folder": str(tmp_path)}, tasks_at_once=4)
+    assert ran.outcome.state == "FAILED"
+    assert ran.tasks["text"].state == "SUCCEEDED"
+    assert ran.tasks["fail-later"].state == "FAILED"
+    assert "text-2" not in ran.tasks
+    assert len([path for path in ran.tasks if path.endswith("iteration-0/fail-2")]) == 1
+    assert not any("iteration-1" in path or path.endswith("/double") for path in ran.tasks)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "said", "code"),
+    [
+        (every_kind.failing, "the task fail failed: ValueError: no eggs (exit code 1)", 1),
+        (ends_silently, "it ended with exit code 3 and said nothing", 3),
+        (is_killed, "exit code 137: it was killed, often because memory ran out", 137),
+    ],
+)
+def test_the_error_says_which_task_failed_and_why(bench, pipeline, said, code):
+    ran = bench.run(pipeline)
+    failed = next(task for task in ran.tasks.values() if task.state == "FAILED" and task.kind == "container")
+    assert said in ran.outcome.error and failed.path in ran.outcome.error
+    assert failed.exit_code == code
+
+
+def test_inputs_that_are_too_long_are_an_error_that_says_what_to_do(bench):
+    ran = bench.run(every_kind.branches, {"side": "x" * 200_000})
+    assert "its inputs are too long for a command line" in ran.outcome.error
+
+
+def test_an_output_that_was_not_written_is_an_error_for_who_needs_it(bench):
+    ran = bench.run(needs_what_was_not_written)
+    assert "the task 'writes-nothing' did not write its output 'word'" in ran.outcome.error
+    assert ran.tasks["writes-nothing"].state == "SUCCEEDED"
+    assert bench.run(needs_nothing_of_it).outcome.state == "SUCCEEDED"
+
+
+def test_states_are_written_down_while_a_run_goes_on(bench):
+    ran = bench.run(every_kind.only_if)
+    assert ran.memory.states("") == ["RUNNING", "SUCCEEDED"]
+    assert ran.memory.states("text-2") == ["PENDING", "RUNNING", "SUCCEEDED"]
+    first = next(task for task in ran.memory.saved if task.path == "text-2")
+    assert first.inputs["parameters"] == {"value": "after"}
+
+
+def test_another_attempt_at_a_run_does_only_what_is_left(bench, tmp_path):
+    first = bench.run(breaks_once, {"folder": str(tmp_path)})
+    assert first.outcome.error == "the task mended failed: RuntimeError: not mended (exit code 1)"
+    (tmp_path / "mended").touch()
+    second = bench.execute(bench.again(first))
+    assert second.outputs == {"Output": "mended x,y"}
+    kept = [path for path in first.tasks if path.endswith(("/write", "read-all"))]
+    assert len(kept) == 3
+    for path in kept:
+        assert replace(second.tasks[path], parent_id="") == replace(first.tasks[path], parent_id="")
+    assert second.tasks["mended"].task_id != first.tasks["mended"].task_id
+
+
+def test_a_task_that_depends_on_a_skipped_group_runs(bench):
+    job = bench.job(every_kind.only_if)
+    spec = copy.deepcopy(job.spec)
+    spec["root"]["dag"]["tasks"]["text-2"]["dependentTasks"] = ["condition-1"]
+    ran = bench.execute(replace(job, spec=spec))
+    assert (ran.tasks["condition-1"].state, ran.tasks["text-2"].state) == ("SKIPPED", "SUCCEEDED")
+
+
+def test_a_task_with_the_same_inputs_is_taken_from_the_cache(bench):
+    first = bench.run(every_kind.branches_with_artifacts)
+    second = bench.run(every_kind.branches_with_artifacts, memory=first.memory)
+    assert second.outputs == first.outputs
+    tasks = [task for task in second.tasks.values() if task.kind == "container"]
+    assert [(task.state, task.cached, task.exit_code) for task in tasks] == [("SKIPPED", True, None)] * 2
+    assert "taken from an earlier task" in second.log("read")
+    other = bench.run(every_kind.branches_with_artifacts, {"large": False}, memory=first.memory)
+    assert not any(task.cached for task in other.tasks.values())
+
+
+def test_a_task_that_must_not_be_cached_runs_again(bench, tmp_path):
+    memory = Memory()
+    for expected in (3, 4):
+        ran = bench.run(every_kind.retried, {"folder": str(tmp_path)}, memory)
+        assert ran.outputs == {"Output": expected}
+        assert ran.tasks["third-time"].fingerprint == ""
+
+
+def test_records_that_fail_end_the_run_with_the_reason(bench, tmp_path):
+    class Broken(Memory):
+        def save(self, task):
+            if task.state == "RUNNING" and task.kind == "container":
+                raise OSError("disk full")
+            super().save(task)
+
+    ran = bench.run(every_kind.only_if, memory=Broken())
+    assert (ran.outcome.state, ran.tasks["text-2"].state) == ("FAILED", "FAILED")
+    assert "disk full" in ran.outcome.error
+
+
+def test_records_that_fail_while_tasks_run_leave_no_process(bench, tmp_path):
+    class Breaking(Memory):
+        full = False
+
+        def save(self, task):
+            if (tmp_path / "started").exists() and task.name == "fail-later" and not self.full:
+                self.full = True
+                raise OSError("disk full")
+            super().save(task)
+
+    @dsl.pipeline
+    def both(folder: str):
+        slow(folder=folder)
+        fail_later(folder=folder).set_display_name("fail-later")
+
+    job = bench.job(both, {"folder": str(tmp_path)})
+    ran = bench.execute(job, Breaking())
+    assert ran.outcome == type(ran.outcome)("FAILED", "the run broke off: OSError: disk full")
+    assert processes_of(job) == []
+
+
+def test_a_wrong_argument_fails_the_run_with_its_name(bench):
+    ran = bench.run(every_kind.loop_over_an_output, {"count": "many"})
+    assert ran.outcome.error.startswith("the pipeline cannot begin: its input 'count' is of the wrong type")
+
+
+def test_ten_tasks_without_work_take_less_than_five_seconds(bench):
+    @dsl.pipeline
+    def sequence():
+        before = None
+        for number in range(10):
+            task = text(value=str(number))
+            if before:
+                task.after(before)
+            before = task
+
+    begun = time.monotonic()
+    ran = bench.run(sequence)
+    assert ran.outcome.state == "SUCCEEDED"
+    assert time.monotonic() - begun < 5
+
+
+def test_many_tasks_do_not_stop_each_other(bench):
+    @dsl.pipeline
+    def many() -> list[int]:
+        loop = dsl.ParallelFor([{"a": [1, 2]}, {"a": [3]}])
+        with loop as item, dsl.ParallelFor(item.a) as number, dsl.If(number != "0"):
+            doubled = double(value=every_kind.number(value=1).output)
+        return dsl.Collected(doubled.output)
+
+    ran = bench.run(many, tasks_at_once=1)
+    assert ran.outcome.state == "SUCCEEDED", ran.outcome.error
+
+
+def test_the_environment_holds_what_the_run_gives_and_not_what_this_process_has(bench, monkeypatch):
+    @dsl.component(**OPTIONS)
+    def environment() -> dict:
+        import os
+
+        return dict(os.environ)
+
+    @dsl.pipeline
+    def shows_environment() -> dict:
+        task = environment()
+        task.set_env_variable("OWN", "own value")
+        task.set_caching_options(False)
+        return task.output
+
+    monkeypatch.setenv("PIP_TARGET", "/elsewhere")
+    monkeypatch.setenv("SECRET_OF_THIS_PROCESS", "x")
+    ran = bench.run(shows_environment, environment={"AWS_ENDPOINT_URL_S3": "http://here", "OWN": "overridden"})
+    found = ran.outputs["Output"]
+    assert (found["OWN"], found["AWS_ENDPOINT_URL_S3"]) == ("own value", "http://here")
+    assert found["WORKSHOP_RUN_ID"] == ran.job.run_id
+    assert found["PATH"].startswith(f"{bench.python}/bin:")
+    assert "SECRET_OF_THIS_PROCESS" not in found
+    assert found["PIP_TARGET"].startswith(str(ran.job.directory))
+
+
+def test_a_run_in_a_folder_with_a_space_works(bench, tmp_path):
+    ran = bench.run(every_kind.folders, directory=tmp_path / "a run" / "here")
+    assert ran.outcome.state == "SUCCEEDED", ran.outcome.error
+
+
+def test_a_run_is_not_disturbed_by_values_that_look_like_placeholders(bench):
+    odd = "{{$.inputs.parameters['nothing']}} {{$.nonsense}} {{$}} 'quoted' \"twice\" $HOME `id`"
+    ran = bench.run(every_kind.branches, {"side": odd})
+    thrown = ran.tasks["text"]
+    assert thrown.outputs["parameters"]["Output"] == odd

@@ -1,0 +1,233 @@
+"""Carries artifacts between this machine and S3."""
+
+import hashlib
+import shutil
+import threading
+import urllib.parse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workshop.sandbox.pipelines_api.engine.errors import Cancelled, EngineError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+# As on Kubeflow: what is stored below the default pipeline root finds its bucket there.
+OWN_BUCKET = "mlpipeline"
+SCHEMES = ("s3", "minio")
+_NEEDED = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+
+
+class Store:
+    """The S3 of a run, with what is already here of it.
+
+    Args:
+        environment: names S3's address and keys, as AWS clients do.
+        directory: where downloaded artifacts lie.
+        cancelled: set when transfers are to be broken off.
+    """
+
+    def __init__(self, environment: Mapping[str, str], directory: Path, cancelled: threading.Event) -> None:
+        self._environment = environment
+        self._directory = directory
+        self._cancelled = cancelled
+        self._lock = threading.Lock()
+        self._client: S3Client | None = None
+        self._buckets: set[str] = set()
+        self._here: dict[str, Path] = {}
+        self._downloading: dict[str, threading.Lock] = {}
+
+    def keep(self, uri: str, path: Path) -> None:
+        """Remember that the artifact with this URI lies here, whether or not anything was written."""
+        self._here[uri] = path
+
+    def place(self, uri: str) -> Path:
+        """Return where a downloaded artifact lies, or would lie."""
+        folder = self._directory / hashlib.sha256(uri.encode()).hexdigest()[:16]
+        return folder / (uri.rstrip("/").rpartition("/")[2] or "artifact")
+
+    def upload(self, path: Path, uri: str) -> None:
+        """Store a file, or every file of a folder, under a URI.
+
+        Raises:
+            EngineError: S3 cannot be reached, refuses, or lacks the bucket.
+            Cancelled: the run was cancelled meanwhile.
+        """
+        bucket, key = _split(uri)
+        if bucket is None:
+            raise EngineError(f"cannot store an artifact as {uri}: a pipeline root begins with minio:// or s3://")
+        with _explained(f"cannot store {uri}", self._cancelled):
+            self._ensure_bucket(bucket, uri)
+            for file, name in _files(path, key):
+                self._s3().upload_file(str(file), bucket, name, Callback=self._go_on())
+
+    def local(self, uri: str) -> Path:
+        """Return the file or folder that a URI stands for, downloaded if need be.
+
+        Raises:
+            EngineError: it cannot be had.
+            FileNotFoundError: there is nothing.
+            Cancelled: the run was cancelled meanwhile.
+        """
+        if is_local(uri):
+            return Path(_without_scheme(uri))
+        with self._lock:
+            lock = self._downloading.setdefault(uri, threading.Lock())
+        with lock:
+            if uri not in self._here:
+                self._here[uri] = self._download(uri)
+            return self._here[uri]
+
+    def _download(self, uri: str) -> Path:
+        bucket, key = _split(uri)
+        if bucket is None:
+            raise EngineError(f"cannot read {uri}: the sandbox reads artifacts from s3://, minio:// and local files")
+        target = self.place(uri)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _explained(f"cannot read {uri}", self._cancelled):
+            objects = [key] if key and self._is_object(bucket, key) else self._below(bucket, key)
+            if not objects:
+                raise FileNotFoundError(f"there is nothing at {uri}")
+            for name in objects:
+                self._fetch(bucket, name, target if name == key else target / name[len(key) :].lstrip("/"), target)
+        return target
+
+    def _fetch(self, bucket: str, name: str, path: Path, target: Path) -> None:
+        if name.endswith("/"):  # a folder that some console made
+            return
+        if ".." in path.relative_to(target.parent).parts:
+            raise EngineError(f"the object {name} leads out of its folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._s3().download_file(bucket, name, str(path), Callback=self._go_on())
+
+    def _is_object(self, bucket: str, key: str) -> bool:
+        from botocore.exceptions import ClientError
+
+        try:
+            self._s3().head_object(Bucket=bucket, Key=key)
+            return True
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+                return False
+            raise
+
+    def _below(self, bucket: str, key: str) -> list[str]:
+        prefix = f"{key.rstrip('/')}/" if key else ""
+        pages = self._s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return [item["Key"] for page in pages for item in page.get("Contents", [])]
+
+    def _ensure_bucket(self, bucket: str, uri: str) -> None:
+        from botocore.exceptions import ClientError
+
+        with self._lock:
+            if bucket in self._buckets:
+                return
+        try:
+            self._s3().head_bucket(Bucket=bucket)
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+                raise
+            if bucket != OWN_BUCKET:
+                raise EngineError(f"cannot store {uri}: there is no bucket {bucket!r}; make it first") from None
+            self._make(bucket)
+        with self._lock:
+            self._buckets.add(bucket)
+
+    def _make(self, bucket: str) -> None:
+        from botocore.exceptions import ClientError
+
+        try:
+            self._s3().create_bucket(Bucket=bucket)
+        except ClientError as error:
+            # Another run was quicker.
+            if error.response["Error"]["Code"] not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                raise
+
+    def _go_on(self) -> Callable[[int], None]:
+        def stop_when_cancelled(_: int) -> None:
+            if self._cancelled.is_set():
+                raise Cancelled
+
+        return stop_when_cancelled
+
+    def _s3(self) -> "S3Client":
+        with self._lock:
+            if self._client is None:
+                self._client = _client(self._environment)
+            return self._client
+
+
+def is_local(uri: str) -> bool:
+    """Tell whether a URI names a file of this machine."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def _client(environment: Mapping[str, str]) -> "S3Client":
+    """Make a client of the S3 that the environment names, whatever else this process is pointed at."""
+    import boto3
+    import botocore.session
+    from botocore.config import Config
+
+    if missing := [name for name in _NEEDED if not environment.get(name)]:
+        raise EngineError(f"this run does not know its S3: {', '.join(missing)} not set")
+    core = botocore.session.Session(
+        session_vars={"profile": (None, None, None, None), "config_file": (None, None, "", None)}
+    )
+    return boto3.Session(
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        aws_session_token=environment.get("AWS_SESSION_TOKEN"),
+        region_name=environment.get("AWS_DEFAULT_REGION", "us-east-1"),
+        botocore_session=core,
+    ).client(
+        "s3",
+        endpoint_url=environment["AWS_ENDPOINT_URL_S3"],
+        config=Config(connect_timeout=5, read_timeout=60, retries={"total_max_attempts": 4}),
+    )
+
+
+def _split(uri: str) -> tuple[str | None, str]:
+    """Return bucket and key; None as the bucket when the URI is not one of S3."""
+    parts = urllib.parse.urlsplit(uri)
+    if parts.scheme not in SCHEMES or not parts.netloc:
+        return None, ""
+    return parts.netloc, uri.partition("://")[2].partition("/")[2]
+
+
+def _files(path: Path, key: str) -> list[tuple[Path, str]]:
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return [(file, f"{key.rstrip('/')}/{file.relative_to(path).as_posix()}") for file in files]
+    return [(path, key)]
+
+
+def _without_scheme(uri: str) -> str:
+    return urllib.parse.unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri
+
+
+class _explained:
+    """Turns what a client of S3 raises into an error that a learner can read."""
+
+    def __init__(self, what: str, cancelled: threading.Event) -> None:
+        self._what = what
+        self._cancelled = cancelled
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
+        if error is None or isinstance(error, EngineError | Cancelled | FileNotFoundError):
+            return
+        if self._cancelled.is_set():
+            raise Cancelled from error
+        if isinstance(error, Exception):
+            raise EngineError(f"{self._what}: {error}") from error
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,156 @@
+"""Says before a run what of a pipeline cannot run on this machine, and what of it will be ignored."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from workshop.sandbox.pipelines_api.engine import conditions, spec
+from workshop.sandbox.pipelines_api.engine.artifacts import SCHEMES, is_local
+from workshop.sandbox.pipelines_api.engine.errors import EngineError
+from workshop.sandbox.pipelines_api.engine.spec import Place, Spec
+
+_EXECUTOR = "kfp.dsl.executor_main"
+_DOCKER = "workshop sandbox up with WORKSHOP_RUNNER=docker"
+# The images by which kfp-kubernetes marks what is no container, but an order to Kubernetes.
+_ORDERS = {"argostub/createpvc": "makes a volume claim", "argostub/deletepvc": "deletes a volume claim"}
+# What a platform's specification can hold for an executor, and what it means that the sandbox ignores it.
+_IGNORED = {
+    "secretAsEnv": "the variables it takes from secrets are not set: {}",
+    "secretAsVolume": "the secrets it mounts as files are not there: {}",
+    "configMapAsEnv": "the variables it takes from config maps are not set: {}",
+    "configMapAsVolume": "the config maps it mounts as files are not there: {}",
+    "fieldPathAsEnv": "the variables it takes from its pod are not set: {}",
+    "pvcMount": "the volumes it mounts are not there: {}",
+    "genericEphemeralVolume": "the volumes it mounts are not there: {}",
+    "emptyDirMounts": "the empty folders it mounts are not there: {}",
+    "nodeSelector": "its node selector is ignored",
+    "nodeAffinity": "its node affinity is ignored",
+    "podAffinity": "its pod affinity is ignored",
+    "tolerations": "its tolerations are ignored",
+    "podMetadata": "its pod labels and annotations are ignored",
+    "imagePullSecret": "its image pull secrets are ignored",
+    "imagePullPolicy": "its image pull policy is ignored",
+    "activeDeadlineSeconds": "its timeout is ignored",
+    "enabledSharedMemory": "its shared memory volume is ignored",
+    "securityContext": "its security context is ignored",
+}
+_RESOURCES = {
+    "cpuLimit": "CPU limit",
+    "resourceCpuLimit": "CPU limit",
+    "cpuRequest": "CPU request",
+    "resourceCpuRequest": "CPU request",
+    "memoryLimit": "memory limit",
+    "resourceMemoryLimit": "memory limit",
+    "memoryRequest": "memory request",
+    "resourceMemoryRequest": "memory request",
+    "accelerator": "accelerator",
+}
+
+
+def check(job_spec: Spec, platform: Spec, runner: str) -> tuple[list[str], list[str]]:
+    """Look through a pipeline for what the sandbox cannot do.
+
+    Args:
+        job_spec: the `PipelineSpec` as a dictionary.
+        platform: the `PlatformSpec` as a dictionary; empty when there is none.
+        runner: "subprocess" or "docker".
+
+    Returns:
+        Why it cannot run, and what of it is ignored; each a sentence that names the task.
+    """
+    try:
+        places = list(spec.walk(job_spec))
+    except EngineError as error:
+        return [str(error)], []
+    errors = [f"task {place.path}: {error}" for place in places for error in _errors(place, runner)]
+    warnings = [f"task {place.path}: {warning}" for place in places for warning in _warnings(place, platform)]
+    return list(dict.fromkeys(errors)), list(dict.fromkeys([*warnings, *_of_pipeline(job_spec, platform)]))
+
+
+def _errors(place: Place, runner: str) -> Iterator[str]:
+    yield from _expressions(place)
+    if place.executor is None:
+        return
+    if "importer" in place.executor:
+        yield from _importer(place.executor["importer"])
+    elif "container" in place.executor:
+        yield from _container(place.executor, runner)
+    else:
+        kind = ", ".join(place.executor) or "none"
+        yield f"the sandbox cannot run executors of the kind {kind!r}, only containers and importers"
+
+
+def _expressions(place: Place) -> Iterator[str]:
+    """Read every expression of a task: better now than when half the run is done."""
+    selectors = [
+        source["parameterExpressionSelector"]
+        for source in place.task.get("inputs", {}).get("parameters", {}).values()
+        if "parameterExpressionSelector" in source
+    ]
+    condition = place.task.get("triggerPolicy", {}).get("condition")
+    readings = [(conditions.parse_condition, condition)] if condition else []
+    for read, expression in [*readings, *((conditions.parse_selector, selector) for selector in selectors)]:
+        try:
+            read(expression)
+        except EngineError as error:
+            yield str(error)
+
+
+def _importer(importer: Spec) -> Iterator[str]:
+    uri = importer.get("artifactUri", {}).get("constant", "")
+    if isinstance(uri, str) and "{{$" not in uri and not is_local(uri) and uri.partition("://")[0] not in SCHEMES:
+        yield (
+            f"it imports {uri}, and whoever reads that could not: the sandbox reads s3://, minio:// and local files. "
+            "Copy it into a bucket of the sandbox, and import it from there"
+        )
+
+
+def _container(executor: Spec, runner: str) -> Iterator[str]:
+    image, command = executor["container"].get("image", ""), spec.command_of(executor)
+    if image in _ORDERS:
+        yield f"it {_ORDERS[image]}, which needs Kubernetes. Hand data on as artifacts, or use a cluster"
+    elif runner == "docker":
+        return
+    elif not any(_EXECUTOR in part for part in command):
+        yield f"needs Docker: it is a container component, and its program is in the image {image}. Use {_DOCKER}"
+    elif command[:3] == ["python3", "-m", _EXECUTOR]:
+        yield f"needs Docker: it is a containerized Python component, its code is in the image {image}. Use {_DOCKER}"
+
+
+def _warnings(place: Place, platform: Spec) -> Iterator[str]:
+    if place.executor is None or "container" not in place.executor:
+        return
+    resources = place.executor["container"].get("resources", {})
+    if named := dict.fromkeys(word for key, word in _RESOURCES.items() if key in resources):
+        yield f"its {', '.join(named)} {'is' if len(named) == 1 else 'are'} ignored"
+    for name, below in platform.get("platforms", {}).items():
+        config = below.get("deploymentSpec", {}).get("executors", {}).get(place.label, {})
+        if name != "kubernetes" and config:
+            yield f"what it asks of the platform {name!r} is ignored"
+            continue
+        for key, value in config.items():
+            yield _IGNORED.get(key, f"its {key} is ignored").format(", ".join(_names(value)))
+    if place.component.get("taskConfigPassthroughs"):
+        yield "the settings that it wants to pass on to its own workload are empty"
+
+
+def _of_pipeline(job_spec: Spec, platform: Spec) -> Iterator[str]:
+    root = job_spec.get("defaultPipelineRoot", "")
+    if root and root.partition("://")[0] not in SCHEMES:
+        yield f"below the pipeline root {root}, no artifacts can be stored: give the run one that begins with minio://"
+    kubernetes = platform.get("platforms", {}).get("kubernetes", {})
+    config = kubernetes.get("pipelineConfig", {})
+    if "workspace" in config:
+        yield "the pipeline's workspace is a folder of this machine: its size and its kind of volume are ignored"
+    if "resourceTtl" in config:
+        yield "the pipeline's time to live is ignored"
+
+
+def _names(value: Any) -> Iterator[str]:
+    """Name what is missing: variables, or else paths, or else what they come from."""
+    for entry in value if isinstance(value, list) else [value]:
+        if not isinstance(entry, Mapping):
+            continue
+        variables = [pair.get("envVar", "") for pair in entry.get("keyToEnv", [])]
+        known = ("name", "mountPath", "volumeName", "secretName", "configMapName", "pvcName")
+        single = next((str(entry[key]) for key in known if isinstance(entry.get(key), str)), "")
+        yield from filter(None, variables or [single])

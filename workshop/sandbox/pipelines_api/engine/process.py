@@ -1,0 +1,132 @@
+"""Runs processes and containers of tasks, and ends them with everything that they have started."""
+
+import errno
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from workshop.sandbox.pipelines_api.engine.environment import TASK_MARK
+from workshop.sandbox.pipelines_api.engine.errors import Cancelled, EngineError
+
+PATIENCE_SECONDS = 2
+
+
+class Running:
+    """What a run has running on this machine, so that all of it can be stopped."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stops: dict[int, Callable[[], None]] = {}
+        self._stopping = False
+
+    def process(self, command: list[str], environment: Mapping[str, str], folder: Path, log: Path) -> int:
+        """Run a process to its end, and end whatever it leaves behind.
+
+        Args:
+            command: program and arguments; the program is looked for on the PATH of `environment`.
+            environment: everything that it finds in its environment.
+            folder: where it starts.
+            log: file to which its output is added as it comes.
+
+        Returns:
+            Its exit code; negative when a signal ended it.
+
+        Raises:
+            EngineError: it cannot be started.
+            Cancelled: `stop` was called.
+        """
+        process = _start(command, environment, folder, log)
+        task_id = environment.get(TASK_MARK, "")
+        try:
+            with self.stoppable(lambda: _end(process.pid, task_id)):
+                return process.wait()
+        finally:
+            _end(process.pid, task_id)
+            process.wait()
+
+    @contextmanager
+    def stoppable(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Make what happens inside end when the run is stopped.
+
+        Args:
+            stop: ends it; called from another thread.
+
+        Raises:
+            Cancelled: the run is being stopped, or was while this went on.
+        """
+        with self._lock:
+            if self._stopping:
+                raise Cancelled
+            self._stops[id(stop)] = stop
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._stops[id(stop)]
+        if self._stopping:
+            raise Cancelled
+
+    def stop(self) -> None:
+        """Stop everything, and let nothing new begin. Returns at once."""
+        with self._lock:
+            self._stopping = True
+            stops = list(self._stops.values())
+        for stop in stops:
+            threading.Thread(target=stop, daemon=True).start()
+
+
+def _start(command: list[str], environment: Mapping[str, str], folder: Path, log: Path) -> subprocess.Popen:
+    try:
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env=dict(environment),
+                start_new_session=True,
+            )
+    except OSError as error:
+        if error.errno == errno.E2BIG:
+            raise EngineError(
+                "its inputs are too long for a command line; hand large values on as artifacts"
+            ) from error
+        raise EngineError(f"cannot start {command[0] if command else 'a task without a command'}: {error}") from error
+
+
+def _end(group: int, task_id: str) -> None:
+    """End a process group, and those who left it but carry the task's mark: politely first."""
+    members = _members(group, task_id)
+    for attempt in (signal.SIGTERM, signal.SIGKILL):
+        if not members:
+            return
+        for process in members:
+            with suppress(psutil.Error):
+                process.send_signal(attempt)
+        members = _await_gone(group, task_id)
+
+
+def _await_gone(group: int, task_id: str) -> list[psutil.Process]:
+    # Not with `psutil.wait_procs`: it would take the exit code away from whoever waits for the process.
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (members := _members(group, task_id)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return members
+
+
+def _members(group: int, task_id: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # somebody else's, or gone
+            marked = os.getpgid(process.pid) == group or (task_id and process.environ().get(TASK_MARK) == task_id)
+            if marked and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
