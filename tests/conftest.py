@@ -36,7 +36,7 @@ def pytest_configure(config):
     """Hold the servers' usual ports while tests run, so that no two of them want the same one."""
     if not hasattr(config, "workerinput"):
         config.held_ports = []
-        for port in (8333, 5005):
+        for port in (8333, 5005, 8889):
             with contextlib.suppress(OSError):
                 config.held_ports.append(socket.create_server(("127.0.0.1", port)))
 

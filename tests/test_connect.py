@@ -23,11 +23,13 @@ def emulated_aws(shared_sandbox):
 def test_the_default_target_is_the_sandbox_and_it_is_started(sandbox, capsys):
     target = connect()
     assert target.name == "sandbox"
-    assert [answers for _, _, answers in sandbox.status()] == [True, True]
+    assert [answers for _, _, answers in sandbox.status()] == [True] * 3
     shown = capsys.readouterr().out
     for expected in ("sandbox", "123456789012", "us-east-1", target.bucket, os.environ["AWS_ENDPOINT_URL_S3"]):
         assert expected in shown
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in shown
+    address, _, secret = os.environ["KF_PIPELINES_ENDPOINT"].rpartition("/")
+    assert address in shown and secret not in shown
 
 
 def test_the_default_bucket_is_valid_and_each_sandbox_has_its_own(tmp_path):
@@ -39,9 +41,17 @@ def test_the_default_bucket_is_valid_and_each_sandbox_has_its_own(tmp_path):
 def test_real_credentials_in_the_environment_are_used_by_nothing(s3):
     apply({"AWS_PROFILE": "production", "AWS_SESSION_TOKEN": "token", "AWS_ENDPOINT_URL_STS": "http://127.0.0.1:1"})
     apply({"AWS_ROLE_ARN": "arn:aws:iam::1:role/x", "KF_PIPELINES_ENDPOINT": "http://127.0.0.1:1"})
+    apply({"KF_PIPELINES_UI_ENDPOINT": "http://127.0.0.1:1"})
     connect()
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_STS", "AWS_ROLE_ARN", "KF_PIPELINES_ENDPOINT"):
+    for name in (
+        "AWS_PROFILE",
+        "AWS_SESSION_TOKEN",
+        "AWS_ENDPOINT_URL_STS",
+        "AWS_ROLE_ARN",
+        "KF_PIPELINES_UI_ENDPOINT",
+    ):
         assert name not in os.environ
+    assert os.environ["KF_PIPELINES_ENDPOINT"] != "http://127.0.0.1:1"
 
 
 def test_keys_in_the_environment_of_whoever_starts_the_sandbox_open_nothing(sandbox):

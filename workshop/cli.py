@@ -98,11 +98,15 @@ def connect() -> None:
 
 
 @sandbox_app.command()
-def up() -> None:
+def up(
+    runner: Annotated[
+        str | None, typer.Option(help="What tasks of pipelines are run with from now on: subprocess or docker.")
+    ] = None,
+) -> None:
     """Start what is not running."""
     from workshop.sandbox import Sandbox
 
-    Sandbox().up()
+    Sandbox().up(runner)
     status()
 
 

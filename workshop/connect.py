@@ -145,7 +145,8 @@ def _connect_sandbox(settings: Settings) -> Target:
         region=os.environ["AWS_DEFAULT_REGION"],
         bucket=bucket,
         s3=f"{os.environ['AWS_ENDPOINT_URL_S3']} (SeaweedFS)",
-        pipelines="kfp.local, inside this process",
+        # The rest of its address is a secret: whoever knows it can run code.
+        pipelines=f"{os.environ['KF_PIPELINES_ENDPOINT'].rpartition('/')[0]} (the sandbox's Pipelines API)",
     )
 
 

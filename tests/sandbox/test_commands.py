@@ -19,12 +19,12 @@ def test_a_shell_that_evaluates_env_reaches_the_sandbox_with_the_aws_command_lin
 
 
 def test_status_shows_each_part_up_and_down(sandbox, workshop_command):
-    assert workshop_command("sandbox", "status").stdout.count(" down ") == 2
+    assert workshop_command("sandbox", "status").stdout.count(" down ") == 3
     up = workshop_command("sandbox", "up").stdout
-    assert up.count(" up ") == 2 and "http://127.0.0.1:" in up and "Amazon S3" in up
+    assert up.count(" up ") == 3 and "http://127.0.0.1:" in up and "Amazon S3" in up
     logs = workshop_command("sandbox", "logs", "-n", "5").stdout
     assert "==> object-store <==" in logs and "GET /moto-api/" in logs
-    assert workshop_command("sandbox", "down").stdout == "stopped: object-store, aws-account\n"
+    assert workshop_command("sandbox", "down").stdout == "stopped: object-store, aws-account, pipelines-api\n"
     assert workshop_command("sandbox", "down").stdout == "nothing was running\n"
 
 

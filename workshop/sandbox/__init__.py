@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -14,6 +14,7 @@ import psutil
 from workshop.project import sandbox_directory
 from workshop.sandbox.aws_account import ACCOUNT, REGION, AwsAccount
 from workshop.sandbox.object_store import ObjectStore
+from workshop.sandbox.pipelines_api import RUNNERS, PipelinesApi
 from workshop.sandbox.supervisor import Record, SandboxError, Server, Supervisor, write_whole
 
 __all__ = ["Sandbox", "SandboxError"]
@@ -31,12 +32,16 @@ class Identity:
         secret_key: its secret.
         encryption_key: 64 hexadecimal digits for server-side encryption.
         bucket: the default bucket; valid and, by eight random digits, unique.
+        pipelines_path: the path below which the Pipelines API answers; whoever knows it can run code.
+        runner: what tasks of pipelines are run with. Not random, but kept in the same place.
     """
 
     access_key: str
     secret_key: str
     encryption_key: str
     bucket: str
+    pipelines_path: str
+    runner: str = "subprocess"
 
     @classmethod
     def new(cls) -> "Identity":
@@ -45,6 +50,7 @@ class Identity:
             secret_key=secrets.token_urlsafe(30),
             encryption_key=secrets.token_hex(32),
             bucket=f"first-kubeflow-pipeline-{secrets.token_hex(4)}",
+            pipelines_path=secrets.token_hex(16),
         )
 
 
@@ -58,13 +64,21 @@ class Sandbox:
     def __init__(self, directory: Path | None = None) -> None:
         self.directory = directory or sandbox_directory()
 
-    def up(self) -> None:
+    def up(self, runner: str | None = None) -> None:
         """Start what is not running; safe to call again, and from several processes at once.
 
+        Args:
+            runner: what tasks of pipelines are run with from now on, "subprocess" or "docker"; as before by default.
+
         Raises:
-            SandboxError: a server does not start, or the folder cannot be written.
+            SandboxError: a server does not start, the folder cannot be written, or there is no such runner here.
         """
+        from workshop.sandbox.component_environment import ensure
+
         apply(_past_any_proxy())
+        if runner:
+            self._choose_runner(runner)
+        ensure()
         self._supervisor(self._identity()).up()
 
     def down(self) -> list[str]:
@@ -101,30 +115,27 @@ class Sandbox:
             SandboxError: the sandbox is not up.
         """
         identity = self._identity()
-        supervisor = self._supervisor(identity)
-        records = {server.name: supervisor.record(server) for server in supervisor.servers}
-        if missing := [name for name, record in records.items() if record is None]:
-            raise SandboxError(f"the sandbox's {' and '.join(missing)} is not running. Start it: workshop sandbox up")
+        records = self._running(ObjectStore.name, AwsAccount.name, PipelinesApi.name)
         foreign = {name: None for name in os.environ if name.startswith(FOREIGN_PREFIXES)}
         return (
             foreign
             | {
                 "WORKSHOP_TARGET": "sandbox",
                 "WORKSHOP_CONNECTED": "sandbox",
-                "AWS_ENDPOINT_URL": records[AwsAccount.name].address,
-                "AWS_ENDPOINT_URL_S3": records[ObjectStore.name].address,
-                "AWS_ACCESS_KEY_ID": identity.access_key,
-                "AWS_SECRET_ACCESS_KEY": identity.secret_key,
-                "AWS_DEFAULT_REGION": REGION,
-                "AWS_REGION": REGION,
-                # The profile files of this machine stay unread and untouched.
-                "AWS_CONFIG_FILE": str(self.directory / "aws" / "config"),
-                "AWS_SHARED_CREDENTIALS_FILE": str(self.directory / "aws" / "credentials"),
-                "AWS_EC2_METADATA_DISABLED": "true",
+                "KF_PIPELINES_ENDPOINT": f"{records[PipelinesApi.name].address}/{identity.pipelines_path}",
                 "REGISTRY": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com",
             }
+            | self._aws(identity, records)
             | _past_any_proxy()
         )
+
+    def task_environment(self) -> dict[str, str]:
+        """Return the variables that give a pipeline's task its access, as a role for its service account would.
+
+        Raises:
+            SandboxError: the sandbox is not up.
+        """
+        return self._aws(self._identity(), self._running(ObjectStore.name, AwsAccount.name)) | _past_any_proxy()
 
     def task_packages(self) -> Path:
         """Make the throw-away folder for what this process and its tasks install with pip, and return it.
@@ -145,26 +156,66 @@ class Sandbox:
             atexit.register(shutil.rmtree, mine, ignore_errors=True)
         return mine
 
+    def _aws(self, identity: Identity, records: dict[str, Record]) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": records[AwsAccount.name].address,
+            "AWS_ENDPOINT_URL_S3": records[ObjectStore.name].address,
+            "AWS_ACCESS_KEY_ID": identity.access_key,
+            "AWS_SECRET_ACCESS_KEY": identity.secret_key,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_REGION": REGION,
+            # The profile files of this machine stay unread and untouched.
+            "AWS_CONFIG_FILE": str(self.directory / "aws" / "config"),
+            "AWS_SHARED_CREDENTIALS_FILE": str(self.directory / "aws" / "credentials"),
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def _running(self, *names: str) -> dict[str, Record]:
+        """Return the records of these servers, all of which must run."""
+        supervisor = self._supervisor(Identity.new())
+        records = {server.name: supervisor.record(server) for server in supervisor.servers if server.name in names}
+        if missing := [name for name, record in records.items() if record is None]:
+            raise SandboxError(f"the sandbox's {' and '.join(missing)} is not running. Start it: workshop sandbox up")
+        return records
+
+    def _choose_runner(self, runner: str) -> None:
+        if runner not in RUNNERS:
+            raise SandboxError(f"there is no runner {runner!r}; it must be one of: {', '.join(RUNNERS)}")
+        if runner == "docker":
+            _check_docker()
+        identity = self._identity()
+        write_whole(self._identity_path, json.dumps(asdict(replace(identity, runner=runner))))
+
     def _supervisor(self, identity: Identity) -> Supervisor:
         keys = (identity.access_key, identity.secret_key, identity.encryption_key)
         servers = [
             ObjectStore(self.directory / ObjectStore.name, *keys),
             AwsAccount(self.directory / AwsAccount.name),
+            PipelinesApi(self.directory / PipelinesApi.name, identity.pipelines_path, identity.runner),
         ]
         return Supervisor(self.directory, servers)
 
+    @property
+    def _identity_path(self) -> Path:
+        return self.directory / "identity.json"
+
     def _identity(self) -> Identity:
         """Return this sandbox's identity, made at the first call."""
-        path = self.directory / "identity.json"
-        if not path.exists():
+        if not self._identity_path.exists():
             new = Identity.new()
             with self._supervisor(new).locked():
-                if not path.exists():
-                    write_whole(path, json.dumps(asdict(new)))
+                if not self._identity_path.exists():
+                    write_whole(self._identity_path, json.dumps(asdict(new)))
         try:
-            return Identity(**json.loads(path.read_text()))
+            kept = json.loads(self._identity_path.read_text())
+            if "pipelines_path" not in kept:  # made before there was a Pipelines API
+                kept = asdict(Identity.new()) | kept
+                write_whole(self._identity_path, json.dumps(kept))
+            return Identity(**kept)
         except (OSError, ValueError, TypeError) as error:
-            raise SandboxError(f"{path} cannot be read ({error}). Start over: workshop sandbox reset --yes") from None
+            raise SandboxError(
+                f"{self._identity_path} cannot be read ({error}). Start over: workshop sandbox reset --yes"
+            ) from None
 
 
 def apply(environment: dict[str, str | None]) -> None:
@@ -190,3 +241,14 @@ def _past_any_proxy() -> dict[str, str]:
     hosts = [host for name in ("NO_PROXY", "no_proxy") for host in os.environ.get(name, "").split(",") if host]
     value = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
     return {"NO_PROXY": value, "no_proxy": value}
+
+
+def _check_docker() -> None:
+    import docker
+
+    try:
+        docker.from_env(timeout=10).ping()
+    except docker.errors.DockerException as error:
+        raise SandboxError(
+            f"there is no Docker Engine that answers here ({error}); start it, or leave out --runner"
+        ) from None

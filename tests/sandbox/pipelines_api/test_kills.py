@@ -1,0 +1,158 @@
+"""`kill -9` of the server and of workers, at any moment: nothing that was acknowledged is lost."""
+
+import os
+import random
+import signal
+import time
+
+import psutil
+import pytest
+import requests
+import simple
+from conftest import ENDED, Api, await_that
+
+from workshop.sandbox.pipelines_api.dispatcher import RUN_MARK
+from workshop.sandbox.supervisor import MARK
+
+KILLS = 50
+SEED = 20261124
+
+
+def server_pid(sandbox) -> int:
+    return next(record.pid for server, record, _ in sandbox.status() if server.name == "pipelines-api")
+
+
+def worker_pids(sandbox) -> list[int]:
+    """Every process of the server's below it, its fork server and workers, but not their tasks."""
+    children = psutil.Process(server_pid(sandbox)).children(recursive=True)
+    return [child.pid for child in children if RUN_MARK not in environment(child)]
+
+
+def environment(process) -> dict:
+    try:
+        return process.environ()
+    except (psutil.Error, OSError):
+        return {}
+
+
+def processes_of_runs(runs) -> list[psutil.Process]:
+    wanted = set(runs)
+    return [process for process in psutil.process_iter() if environment(process).get(RUN_MARK) in wanted]
+
+
+def kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    await_that(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "lives")
+
+
+def test_fifty_kills_at_random_moments_lose_nothing_and_leave_nothing(sandbox, compiled, echo):
+    chance = random.Random(SEED)
+    sandbox.up()
+    slow = compiled(simple.slow)
+    experiments, pipelines, runs = set(), set(), set()
+    for turn in range(KILLS):
+        api = Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])
+        begun = time.monotonic()
+        moment = chance.uniform(0, 0.4)
+        target = chance.choice(["server", "server", "worker"])
+        number = 0
+        while time.monotonic() - begun < moment:
+            number += 1
+            try:
+                name = f"{turn}-{number}"
+                experiments.add(api.call("POST", "/experiments", json={"display_name": name})["experiment_id"])
+                pipelines.add(api.call("POST", "/pipelines", json={"name": name})["pipeline_id"])
+                if number == 1:
+                    spec, arguments = (slow, {"seconds": 0.3}) if turn % 2 else (echo, {"text": name})
+                    runs.add(api.run(spec, arguments)["run_id"])
+            except requests.ConnectionError:
+                break
+        if target == "server":
+            kill(server_pid(sandbox))
+            sandbox.up()
+        elif workers := worker_pids(sandbox):
+            kill(chance.choice(workers))
+    api = Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])
+    for run in runs:
+        ended = api.await_state(run)
+        assert ended["state"] in ("SUCCEEDED", "FAILED")
+        assert ended["state"] == "SUCCEEDED" or "etry the run" in ended["error"]["message"], ended
+    assert len(runs) >= KILLS // 2 and {api.get(run)["state"] for run in runs} == {"SUCCEEDED", "FAILED"}
+    assert experiments <= everything(api, "/experiments", "experiment_id")
+    assert pipelines <= everything(api, "/pipelines", "pipeline_id")
+    for run in runs:
+        assert not {task["state"] for task in api.tasks(run).values()} & {"PENDING", "RUNNING"}
+    await_that(lambda: not processes_of_runs(runs), "processes of tasks are left", 10)
+    sandbox.down()
+    assert not [p for p in psutil.process_iter() if environment(p).get(MARK, "").startswith(f"{sandbox.directory}:")]
+
+
+def everything(api, path: str, key: str) -> set[str]:
+    found, token = set(), ""
+    while True:
+        page = api.call("GET", path, params={"page_size": 200, "page_token": token})
+        found |= {item[key] for items in page.values() if isinstance(items, list) for item in items}
+        if not (token := page.get("next_page_token", "")):
+            return found
+
+
+@pytest.fixture
+def running(own_api, compiled):
+    """A run that executes a slow task."""
+    run = own_api.run(compiled(simple.slow))["run_id"]
+    own_api.await_state(run, "RUNNING")
+    await_that(lambda: len(processes_of_runs([run])) >= 2, "the task does not start")
+    return run
+
+
+def test_a_run_that_was_executing_is_failed_after_a_restart_and_can_be_retried(sandbox, own_api, running):
+    kill(server_pid(sandbox))
+    await_that(lambda: not processes_of_runs([running]), "the worker outlives its server", 10)
+    sandbox.up()
+    api = Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])
+    run = api.await_state(running)
+    assert run["state"] == "FAILED" and "server ended while this run was executing" in run["error"]["message"]
+    assert api.tasks(running)["sleep"]["state"] in ("FAILED", "CANCELED")
+    api.call("POST", f"/runs/{running}:retry")
+    api.await_state(running, "RUNNING")
+    api.call("DELETE", f"/runs/{running}")
+
+
+def test_a_run_whose_worker_is_killed_is_failed_with_the_signal(sandbox, own_api, running):
+    fork_servers = {child.pid for child in psutil.Process(server_pid(sandbox)).children()}
+    for pid in set(worker_pids(sandbox)) - fork_servers:
+        kill(pid)
+    run = own_api.await_state(running)
+    assert run["state"] == "FAILED" and "signal 9" in run["error"]["message"]
+    assert not processes_of_runs([running])
+
+
+def test_a_run_whose_fork_server_is_killed_is_failed_and_the_next_one_runs(sandbox, own_api, running, echo):
+    for child in psutil.Process(server_pid(sandbox)).children():
+        kill(child.pid)
+    assert own_api.await_state(running)["state"] == "FAILED"
+    assert not processes_of_runs([running])
+    assert own_api.await_state(own_api.run(echo, {"text": "next"})["run_id"])["state"] == "SUCCEEDED"
+
+
+def test_runs_that_waited_are_started_after_a_restart(sandbox, own_api, running, echo, compiled):
+    others = [own_api.run(compiled(simple.slow))["run_id"] for _ in range(os.cpu_count() - 1)]
+    waiting = own_api.run(echo, {"text": "patient"})["run_id"]
+    assert own_api.get(waiting)["state"] == "PENDING"
+    kill(server_pid(sandbox))
+    sandbox.up()
+    api = Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])
+    assert api.await_state(waiting)["state"] == "SUCCEEDED"
+    assert {api.get(run)["state"] for run in [running, *others]} == {"FAILED"}
+
+
+def test_stopping_the_sandbox_ends_what_runs_and_says_so(sandbox, own_api, running):
+    sandbox.down()
+    assert not processes_of_runs([running])
+    sandbox.up()
+    api = Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])
+    run = api.get(running)
+    assert run["state"] in ENDED and "server ended" in run["error"]["message"]

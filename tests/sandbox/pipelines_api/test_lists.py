@@ -1,0 +1,219 @@
+"""Pages, order, filters, and the rules of archiving and deleting."""
+
+import json
+
+import pytest
+
+LISTS = {
+    "experiments": ("/experiments", "experiments"),
+    "pipelines": ("/pipelines", "pipelines"),
+    "runs": ("/runs", "runs"),
+    "recurring runs": ("/recurringruns", "recurringRuns"),
+}
+
+
+def where(*predicates: dict) -> dict:
+    return {"filter": json.dumps({"predicates": list(predicates)}), "page_size": 200}
+
+
+def names(api, path, field, **query) -> list[str]:
+    return [item["display_name"] for item in api.call("GET", path, params=query).get(field, [])]
+
+
+@pytest.fixture
+def seven(api, unique) -> list[str]:
+    """Seven experiments, whose names sort otherwise than they were made."""
+    made = [f"{unique}-{letter}" for letter in "cagbfde"]
+    for name in made:
+        api.call("POST", "/experiments", json={"display_name": name, "description": f"about {name[-1]}"})
+    return made
+
+
+def of_this_test(unique):
+    return {"operation": "IS_SUBSTRING", "key": "display_name", "string_value": unique}
+
+
+def test_pages_hold_everything_once_in_order_whatever_is_added_meanwhile(api, seven, unique):
+    query = where(of_this_test(unique)) | {"page_size": 3, "sort_by": "name desc"}
+    found, token = [], ""
+    while True:
+        page = api.call("GET", "/experiments", "V2beta1ListExperimentsResponse", params=query | {"page_token": token})
+        found += [item["display_name"] for item in page["experiments"]]
+        api.call("POST", "/experiments", json={"display_name": f"{unique}-z{len(found)}"})
+        if not (token := page.get("next_page_token", "")):
+            break
+    assert found == sorted(seven, reverse=True)
+
+
+def test_a_token_holds_order_and_filter_and_fits_no_others(api, seven, unique):
+    query = where(of_this_test(unique)) | {"page_size": 3, "sort_by": "name"}
+    token = api.call("GET", "/experiments", params=query)["next_page_token"]
+    alone = names(api, "/experiments", "experiments", page_token=token, page_size=200)
+    assert alone == sorted(seven)[3:]
+    message = api.refused(400, "GET", "/experiments", params={"page_token": token, "sort_by": "name desc"})
+    assert "does not match" in message
+
+
+@pytest.mark.parametrize("token", ["x", "e30=", "W10=", "eyJzb3J0X2J5IjoxfQ==", "%00"])
+def test_a_token_that_no_answer_held_is_refused(api, token):
+    assert "page token" in api.refused(400, "GET", "/runs", params={"page_token": token})
+
+
+def test_without_an_order_the_oldest_comes_first_and_20_are_a_page(api, seven, unique):
+    assert names(api, "/experiments", "experiments", **where(of_this_test(unique))) == seven
+    assert len(api.call("GET", "/experiments", params={"page_size": 0})["experiments"]) <= 20
+
+
+@pytest.mark.parametrize("path", [path for path, _ in LISTS.values()], ids=LISTS)
+def test_orders_that_make_no_sense_are_refused(api, path):
+    for sort_by in ("colour", "name up", "name desc please"):
+        api.refused(400, "GET", path, params={"sort_by": sort_by})
+    for page_size in ("-1", "x"):
+        api.refused(400, "GET", path, params={"page_size": page_size})
+
+
+@pytest.mark.parametrize(
+    ("operation", "value", "expected"),
+    [
+        ("EQUALS", {"string_value": "{}-a"}, "a"),
+        ("EQUALS", {"stringValue": "{}-A"}, "a"),
+        (1, {"string_value": "{}-a"}, "a"),
+        ("NOT_EQUALS", {"string_value": "{}-a"}, "cgbfde"),
+        ("GREATER_THAN", {"string_value": "{}-e"}, "gf"),
+        ("GREATER_THAN_EQUALS", {"string_value": "{}-e"}, "gfe"),
+        ("LESS_THAN", {"string_value": "{}-c"}, "ab"),
+        ("LESS_THAN_EQUALS", {"string_value": "{}-c"}, "cab"),
+        ("IN", {"string_values": {"values": ["{}-a", "{}-g", "nothing"]}}, "ag"),
+        ("IN", {"string_values": {"values": []}}, ""),
+        ("IS_SUBSTRING", {"string_value": "{}-B"}, "b"),
+        ("IS_SUBSTRING", {"string_value": "%"}, ""),
+    ],
+)
+def test_every_operation_of_a_filter(api, seven, unique, operation, value, expected):
+    value = json.loads(json.dumps(value).replace("{}-", f"{unique}-"))
+    predicate = {"operation": operation, "key": "name"} | value
+    found = names(api, "/experiments", "experiments", **where(of_this_test(unique), predicate))
+    assert "".join(name[-1] for name in found) == expected
+
+
+def test_times_and_numbers_are_compared_as_such(api, seven, unique):
+    def count(operation, **value) -> int:
+        predicate = {"operation": operation, "key": "created_at"} | value
+        return len(names(api, "/experiments", "experiments", **where(of_this_test(unique), predicate)))
+
+    assert count("GREATER_THAN", timestamp_value="2020-01-01T00:00:00Z") == 7
+    assert count("LESS_THAN", timestamp_value="2020-01-01T00:00:00Z") == 0
+    assert count("GREATER_THAN", long_value="1577836800") == 7
+    assert count("EQUALS", int_value=0) == 0
+    assert count("IN", long_values={"values": ["1", "2"]}) == 0
+
+
+def test_states_and_ids_are_compared_as_names_are(api, seven, unique):
+    for key, value, count in (("storage_state", "available", 7), ("storage_state", "ARCHIVED", 0), ("id", "x", 0)):
+        predicate = {"operation": "EQUALS", "key": key, "string_value": value}
+        assert len(names(api, "/experiments", "experiments", **where(of_this_test(unique), predicate))) == count
+        predicate = {"operation": "IN", "key": key, "string_values": {"values": [value]}}
+        assert len(names(api, "/experiments", "experiments", **where(of_this_test(unique), predicate))) == count
+
+
+def test_a_filter_may_be_encoded_twice(api, seven, unique):
+    from urllib.parse import quote
+
+    once = json.dumps({"predicates": [{"operation": "EQUALS", "key": "name", "stringValue": f"{unique}-a"}]})
+    assert names(api, "/experiments", "experiments", filter=quote(once)) == [f"{unique}-a"]
+
+
+@pytest.mark.parametrize(
+    ("predicate", "said"),
+    [
+        ({"operation": "EQUALS", "key": "colour", "string_value": "x"}, "'colour'"),
+        ({"operation": "EQUALS", "key": "", "string_value": "x"}, "key cannot be empty"),
+        ({"operation": "LIKE", "key": "name", "string_value": "x"}, "LIKE"),
+        ({"operation": 0, "key": "name", "string_value": "x"}, "invalid predicate operation"),
+        ({"operation": "EQUALS", "key": "name"}, "needs one value"),
+        ({"operation": "EQUALS", "key": "name", "string_value": "x", "int_value": 1}, "needs one value"),
+        ({"operation": "IN", "key": "name", "string_value": "x"}, "IN operator with scalar"),
+        ({"operation": "EQUALS", "key": "name", "string_values": {"values": ["x"]}}, "scalar operator"),
+        ({"operation": "IS_SUBSTRING", "key": "created_at", "int_value": 1}, "non string value"),
+        ({"operation": "EQUALS", "key": "created_at", "timestamp_value": "yesterday"}, "yesterday"),
+        ({"operation": "EQUALS", "key": "created_at", "long_value": "9" * 30}, "long_value"),
+    ],
+)
+def test_a_filter_that_makes_no_sense_says_why(api, predicate, said):
+    assert said in api.refused(400, "GET", "/experiments", params=where(predicate))
+
+
+@pytest.mark.parametrize("filter_text", ["x", "[]", "{", '{"predicates": 1}', '{"predicates": [1]}', "[" * 100_000])
+def test_what_is_no_filter_is_refused(api, filter_text):
+    answer = api.session.get(f"{api.base}/experiments", params={"filter": filter_text[:5_000]})
+    assert answer.status_code == 400
+
+
+def test_names_are_unique_in_upper_and_lower_case(api, seven, unique, echo_file):
+    assert "already exists" in api.refused(409, "POST", "/experiments", json={"display_name": seven[0].upper()})
+    api.call("POST", "/pipelines", json={"name": unique})
+    assert "already exists" in api.refused(409, "POST", "/pipelines", json={"name": unique.upper()})
+
+
+@pytest.mark.parametrize("name", ["", "  ", None, 5, "x" * 256])
+def test_names_that_cannot_be_are_refused(api, name):
+    api.refused(400, "POST", "/experiments", json={"display_name": name})
+    api.refused(400, "POST", "/pipelines", json={"name": name})
+
+
+def test_archiving_an_experiment_takes_its_runs_along_and_disables_what_recurs(api, echo, unique):
+    experiment = api.call("POST", "/experiments", json={"display_name": unique})["experiment_id"]
+    run = api.run(echo, experiment_id=experiment)["run_id"]
+    schedule = {"trigger": {"periodic_schedule": {"interval_second": 9999}}, "max_concurrency": 1, "mode": "ENABLE"}
+    body = {"display_name": "r", "experiment_id": experiment, "pipeline_spec": echo} | schedule
+    recurring = api.call("POST", "/recurringruns", "V2beta1RecurringRun", json=body)["recurring_run_id"]
+    api.call("POST", f"/experiments/{experiment}:archive")
+    assert api.call("GET", f"/experiments/{experiment}")["storage_state"] == "ARCHIVED"
+    assert api.get(run)["storage_state"] == "ARCHIVED"
+    assert api.call("GET", f"/recurringruns/{recurring}")["status"] == "DISABLED"
+    assert "must be un-archived first" in api.refused(400, "POST", f"/runs/{run}:unarchive")
+    assert "archived" in api.refused(400, "POST", "/runs", json=body)
+    api.call("POST", f"/experiments/{experiment}:unarchive")
+    assert api.get(run)["storage_state"] == "ARCHIVED", "runs stay archived"
+    api.call("POST", f"/runs/{run}:unarchive")
+    assert api.get(run)["storage_state"] == "AVAILABLE"
+    api.call("DELETE", f"/recurringruns/{recurring}")
+
+
+def test_deleting_an_experiment_leaves_its_runs(api, echo, unique):
+    experiment = api.call("POST", "/experiments", json={"display_name": unique})["experiment_id"]
+    run = api.run(echo, experiment_id=experiment)["run_id"]
+    api.call("DELETE", f"/experiments/{experiment}")
+    assert api.get(run)["experiment_id"] == experiment
+    assert experiment in api.refused(404, "GET", f"/experiments/{experiment}")
+    assert experiment in api.refused(404, "GET", "/runs", params={"experiment_id": experiment})
+
+
+def test_a_run_without_an_experiment_goes_to_default_which_comes_back_when_deleted(own_api, echo):
+    first = own_api.run(echo)["experiment_id"]
+    assert own_api.call("GET", f"/experiments/{first}")["display_name"] == "Default"
+    own_api.call("DELETE", f"/experiments/{first}")
+    second = own_api.run(echo)["experiment_id"]
+    assert second != first and own_api.call("GET", f"/experiments/{second}")["display_name"] == "Default"
+
+
+def test_a_pipeline_with_versions_is_deleted_only_when_told_so(api, client, echo_file, unique):
+    pipeline = client.upload_pipeline(echo_file, pipeline_name=unique).pipeline_id
+    assert "cascade=true" in api.refused(400, "DELETE", f"/pipelines/{pipeline}")
+    api.call("DELETE", f"/pipelines/{pipeline}", params={"cascade": "true"})
+    assert pipeline in api.refused(404, "GET", f"/pipelines/{pipeline}/versions")
+
+
+def test_a_run_takes_the_latest_version_when_none_is_named(api, client, echo_file, unique):
+    pipeline = client.upload_pipeline(echo_file, pipeline_name=unique).pipeline_id
+    latest = client.upload_pipeline_version(echo_file, "two", pipeline_id=pipeline).pipeline_version_id
+    body = {"display_name": "r", "pipeline_version_reference": {"pipeline_id": pipeline}}
+    run = api.call("POST", "/runs", "V2beta1Run", json=body)
+    assert run["pipeline_version_reference"]["pipeline_version_id"] == latest
+    assert "pipeline_spec" not in run
+
+
+@pytest.mark.parametrize("kind", ["experiments", "pipelines", "runs", "recurringruns"])
+def test_what_is_not_there_is_named(api, kind):
+    assert "no-such-id" in api.refused(404, "GET", f"/{kind}/no-such-id")
+    assert "no-such-id" in api.refused(404, "DELETE", f"/{kind}/no-such-id")

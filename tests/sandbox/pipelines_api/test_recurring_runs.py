@@ -1,0 +1,176 @@
+"""Recurring runs: what is due when, and that it happens."""
+
+from datetime import UTC, datetime
+
+import pytest
+from conftest import await_that
+
+from workshop.sandbox.pipelines_api import recurring_runs
+from workshop.sandbox.pipelines_api.schedules import NEVER, cron_problem, next_moment
+from workshop.sandbox.pipelines_api.tables import Experiment, RecurringRun, Run, Store, keep_manifest
+
+MONDAY = datetime(2026, 11, 23, 12, 0, tzinfo=UTC).timestamp()
+
+
+def every(seconds: int, **span) -> dict:
+    return {"periodic_schedule": {"interval_second": str(seconds)} | span}
+
+
+def cron(expression: str, **span) -> dict:
+    return {"cron_schedule": {"cron": expression} | span}
+
+
+def text(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat()
+
+
+@pytest.mark.parametrize(
+    ("trigger", "seconds"),
+    [
+        (every(90), 90),
+        (every(60, start_time=text(MONDAY + 1000)), 1060),
+        (cron("0 30 12 * * *"), 1800),
+        (cron("30 * * * * ?"), 30),
+        (cron("0 0 9 ? * 2-6"), 21 * 3600),
+        (cron("0 0 0 1 * *"), 7.5 * 24 * 3600),
+        (cron("0 30 12 * *"), 1800),
+        (cron("@hourly"), 3600),
+        (cron("@every 1h30m"), 5400),
+        (cron("0 0 0 30 2 *"), NEVER),
+        (every(60, end_time=text(MONDAY + 59)), NEVER),
+        (cron("@hourly", end_time=text(MONDAY + 3600)), 3600),
+    ],
+)
+def test_the_first_run_is_due_where_the_schedule_says(trigger, seconds):
+    assert next_moment(trigger, 0, MONDAY, MONDAY, catch_up=True) - MONDAY == pytest.approx(seconds)
+
+
+def test_with_catch_up_each_missed_moment_is_due_and_without_only_the_latest():
+    for trigger in (every(60), cron("0 * * * * *")):
+        now = MONDAY + 605
+        assert next_moment(trigger, MONDAY, MONDAY, now, catch_up=True) == MONDAY + 60
+        assert next_moment(trigger, MONDAY, MONDAY, now, catch_up=False) == MONDAY + 600
+        assert next_moment(trigger, MONDAY + 600, MONDAY, now, catch_up=False) == MONDAY + 660
+
+
+@pytest.mark.parametrize(
+    "good", ["* * * * * *", "0 0 9 ? * 2-6", "0 */5 * * *", "@daily", "@every 10s", "0 0 0 1 1 MON"]
+)
+def test_cron_expressions_of_the_server_are_read(good):
+    assert cron_problem(good) == ""
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "* *", "x * * * * *", "99 * * * * *", "@sometimes", "@every", "@every soon", "* " * 8]
+)
+def test_others_are_refused_with_a_reason(bad):
+    assert cron_problem(bad)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"trigger": None},
+        {"trigger": {}},
+        {"trigger": every(60) | cron("* * * * * *")},
+        {"trigger": every(0)},
+        {"trigger": every(10**15)},
+        {"trigger": cron("x")},
+        {"max_concurrency": 0},
+        {"max_concurrency": 11},
+        {"display_name": ""},
+        {"runtime_config": {"parameters": {"unknown": 1}}},
+        {"pipeline_spec": None},
+        {"mode": "SOMETIMES"},
+    ],
+    ids=str,
+)
+def test_a_recurring_run_that_makes_no_sense_is_refused(api, echo, change):
+    body = {"display_name": "r", "pipeline_spec": echo, "trigger": every(60), "max_concurrency": 1, "mode": "ENABLE"}
+    api.refused(400, "POST", "/recurringruns", json=body | change)
+
+
+@pytest.fixture
+def store(tmp_path, echo) -> Store:
+    """A database with one recurring run in it, and nobody who executes what it makes."""
+    store = Store(tmp_path / "db.sqlite")
+    with store.writing() as session:
+        session.add(Experiment(experiment_id="e", display_name="e", created_at=0))
+        session.add(
+            RecurringRun(
+                recurring_run_id="r",
+                experiment_id="e",
+                display_name="often",
+                manifest=keep_manifest(session, echo),
+                max_concurrency=3,
+                trigger=every(60),
+                created_at=int(MONDAY),
+            )
+        )
+    return store
+
+
+def made(store) -> list[tuple[str, float]]:
+    from sqlmodel import select
+
+    with store.reading() as session:
+        return [(run.display_name, run.scheduled_at - MONDAY) for run in session.exec(select(Run)).all()]
+
+
+def change(store, **fields) -> None:
+    from sqlmodel import select
+
+    with store.writing() as session:
+        for row in session.exec(select(RecurringRun)).all():
+            for name, value in fields.items():
+                setattr(row, name, value)
+
+
+def end_all(store) -> None:
+    from sqlmodel import select
+
+    with store.writing() as session:
+        for run in session.exec(select(Run)).all():
+            run.state = "SUCCEEDED"
+
+
+def test_missed_moments_are_made_up_for_as_far_as_concurrency_allows(store):
+    recurring_runs.fire_due(store, MONDAY + 301)
+    assert made(store) == [("often-1", 60), ("often-2", 120), ("often-3", 180)]
+    end_all(store)
+    recurring_runs.fire_due(store, MONDAY + 302)
+    assert made(store)[3:] == [("often-4", 240), ("often-5", 300)]
+    assert recurring_runs.fire_due(store, MONDAY + 302) == pytest.approx(58)
+
+
+def test_without_catch_up_only_the_latest_is_made(store):
+    change(store, no_catchup=True)
+    recurring_runs.fire_due(store, MONDAY + 301)
+    assert made(store) == [("often-1", 300)]
+
+
+def test_a_disabled_one_makes_nothing_and_catches_up_when_enabled_again(store):
+    change(store, enabled=False)
+    recurring_runs.fire_due(store, MONDAY + 100)
+    assert made(store) == []
+    change(store, enabled=True)
+    recurring_runs.fire_due(store, MONDAY + 100)
+    assert made(store) == [("often-1", 60)]
+
+
+def test_one_whose_pipeline_is_gone_makes_nothing_and_stops_nobody(store):
+    change(store, manifest="", pipeline_id="gone")
+    recurring_runs.fire_due(store, MONDAY + 61)
+    assert made(store) == []
+
+
+def test_it_fires_while_the_sandbox_is_up(own_api, echo):
+    body = {"display_name": "often", "pipeline_spec": echo, "max_concurrency": 2, "mode": "ENABLE", "trigger": every(1)}
+    recurring = own_api.call("POST", "/recurringruns", "V2beta1RecurringRun", json=body)["recurring_run_id"]
+    query = {"filter": '{"predicates": [{"operation": "EQUALS", "key": "state", "string_value": "SUCCEEDED"}]}'}
+    runs = await_that(
+        lambda: len(found := own_api.call("GET", "/runs", params=query).get("runs", [])) >= 2 and found, "none came"
+    )
+    assert {run["recurring_run_id"] for run in runs} == {recurring}
+    assert {"often-1", "often-2"} <= {run["display_name"] for run in runs}
+    own_api.call("POST", f"/recurringruns/{recurring}:disable")

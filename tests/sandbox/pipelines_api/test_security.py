@@ -1,0 +1,120 @@
+"""Who is answered, and who is not."""
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+
+
+@pytest.fixture
+def address(api) -> tuple[str, int, str]:
+    """Host, port and secret of the server."""
+    host, _, rest = api.endpoint.removeprefix("http://").partition(":")
+    port, _, secret = rest.partition("/")
+    return host, int(port), secret
+
+
+def send(address, path: str, method="GET", body="", **headers) -> int:
+    """Send a request with exactly these headers, and return the status."""
+    host, port, _ = address
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
+    lines += [f"Content-Length: {len(body)}"] if body else []
+    with socket.create_connection((host, port), timeout=10) as connection:
+        connection.sendall(("\r\n".join([*lines, "Connection: close", "", ""]) + body).encode())
+        answer = b""
+        while piece := connection.recv(65536):
+            answer += piece
+    return int(answer.split()[1])
+
+
+def test_only_its_secret_path_is_answered(address):
+    _, port, secret = address
+    host = f"127.0.0.1:{port}"
+    assert send(address, f"/{secret}/apis/v2beta1/healthz", Host=host) == 200
+    for path in (
+        "/apis/v2beta1/healthz",
+        "/",
+        f"/{secret}",
+        f"/{secret}x/apis/v2beta1/healthz",
+        "/x/apis/v2beta1/healthz",
+    ):
+        assert send(address, path, Host=host) == 404
+    assert len(secret) >= 32
+
+
+def test_only_its_own_names_are_hosts(address):
+    _, port, secret = address
+    path = f"/{secret}/apis/v2beta1/healthz"
+    assert send(address, path, Host=f"localhost:{port}") == 200
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1", "127.0.0.1:1", ""):
+        assert send(address, path, Host=host) in (400, 403)
+
+
+def test_other_web_pages_are_not_answered(address):
+    _, port, secret = address
+    path, host = f"/{secret}/apis/v2beta1/healthz", f"127.0.0.1:{port}"
+    assert send(address, path, Host=host, Origin=f"http://{host}") == 200
+    for origin in ("http://evil.example", "null", f"http://127.0.0.1:{port + 1}", "http://localhost"):
+        assert send(address, path, Host=host, Origin=origin) == 403
+    assert send(address, path, Host=host, Sec_Fetch_Site="cross-site") == 403
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""])
+def test_json_must_say_that_it_is_json(address, kind):
+    _, port, secret = address
+    body = json.dumps({"display_name": "made by a form"})
+    path, host = f"/{secret}/apis/v2beta1/experiments", f"127.0.0.1:{port}"
+    assert send(address, path, "POST", body, Host=host, Content_Type=kind) == 415
+
+
+def test_it_listens_on_loopback_only_and_its_secret_is_on_no_command_line(shared_sandbox, address):
+    for server, record, _ in shared_sandbox.status():
+        if server.name == "pipelines-api":
+            processes = [psutil.Process(record.pid), *psutil.Process(record.pid).children(recursive=True)]
+    listening = [c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert listening == ["127.0.0.1"]
+    assert not [process for process in processes if address[2] in " ".join(process.cmdline())]
+    assert address[2] not in "".join(shared_sandbox.logs(1000).values())
+
+
+def test_a_task_does_not_find_the_secret_in_its_environment(api, compiled):
+    from kfp import dsl
+
+    @dsl.component(base_image="python:3.12", install_kfp_package=False)
+    def show_environment() -> str:
+        import json
+        import os
+
+        return json.dumps(dict(os.environ))
+
+    @dsl.pipeline(name="show-environment")
+    def show() -> str:
+        return show_environment().output
+
+    os.environ["WORKSHOP_CANARY"] = "a notebook's own"
+    run = api.await_state(api.run(compiled(show))["run_id"])
+    assert run["state"] == "SUCCEEDED"
+    environment = api.tasks(run["run_id"])["show-environment"]["outputs"]["parameters"]["Output"]
+    assert api.endpoint.rpartition("/")[2] not in environment and "WORKSHOP_CANARY" not in environment
+    assert "AWS_ENDPOINT_URL_S3" in environment
+
+
+@pytest.mark.parametrize("name", ["../../../etc/passwd", "%2e%2e%2f%2e%2e%2fidentity.json", "/etc/passwd", "..", "\0"])
+def test_a_path_in_a_request_leads_nowhere(api, echo, name):
+    run = api.await_state(api.run(echo)["run_id"])
+    node = api.tasks(run["run_id"])["say"]["node_id"]
+    for path in (
+        f"/runs/{name}/tasks",
+        f"/runs/{name}/nodes/{node}/log",
+        f"/runs/{run['run_id']}/nodes/{name}/log",
+        f"/runs/{run['run_id']}/nodes/{node}/artifacts/{name}",
+    ):
+        assert api.session.get(api.base + path).status_code in (400, 404)
+
+
+def test_its_files_can_be_read_by_its_user_alone(shared_sandbox):
+    assert shared_sandbox.directory.stat().st_mode & 0o077 == 0
+    assert Path(shared_sandbox.directory, "pipelines-api", "pipelines.sqlite").exists()

@@ -1,0 +1,98 @@
+"""Puts the services together."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp
+
+from workshop.sandbox.pipelines_api import experiments, pipelines, recurring_runs, runs, services
+from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
+from workshop.sandbox.pipelines_api.errors import ApiError, Code
+from workshop.sandbox.pipelines_api.guard import Guard
+from workshop.sandbox.pipelines_api.tables import Store
+
+PREFIX = "/apis/v2beta1"
+LOG_PREFIX = "/apis/v1alpha1"  # where the real server has logs
+
+
+def make_app(directory: Path, secret: str, sandbox: Path, runner: Literal["subprocess", "docker"]) -> ASGIApp:
+    """Return the server.
+
+    Args:
+        directory: where it keeps its database and what runs leave.
+        secret: the first part of every path.
+        sandbox: the sandbox's folder.
+        runner: what tasks are run with.
+    """
+    database = directory / "pipelines.sqlite"
+    store = Store(database)
+    with store.writing() as session:
+        experiments.default(session)
+    dispatcher = Dispatcher(store, database, sandbox, runner, lambda: recurring_runs.fire_due(store, runner=runner))
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        dispatcher.start()
+        yield
+        dispatcher.stop()
+        store.close()
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
+    details = runs.details_router(store, dispatcher, sandbox)
+    services_of_the_contract = (
+        experiments.router(store),
+        pipelines.router(store),
+        runs.router(store, dispatcher),
+        recurring_runs.router(store, dispatcher),
+        services.router(),
+    )
+    for router in (*services_of_the_contract, details):
+        app.include_router(router, prefix=PREFIX)
+    app.include_router(_only_logs(details), prefix=LOG_PREFIX)
+    _answer_errors(app)
+    return Guard(app, secret)
+
+
+def _only_logs(details: APIRouter) -> APIRouter:
+    logs = APIRouter()
+    logs.routes.extend(route for route in details.routes if route.path.endswith("/log"))
+    return logs
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Give every error the form `{error, code, message, details}`."""
+
+    @app.exception_handler(ApiError)
+    async def known(_request: Request, error: ApiError) -> JSONResponse:
+        return JSONResponse(error.body(), error.status)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:
+        return await known(_request, ApiError(Code.INVALID_ARGUMENT, "; ".join(map(_problem, error.errors()))))
+
+    @app.exception_handler(HTTPException)
+    async def not_routed(_request: Request, error: HTTPException) -> JSONResponse:
+        code = {404: Code.NOT_FOUND, 405: Code.UNIMPLEMENTED}.get(error.status_code, Code.INVALID_ARGUMENT)
+        return await known(_request, ApiError(code, str(error.detail), error.status_code))
+
+    @app.exception_handler(OperationalError)
+    async def database(_request: Request, error: OperationalError) -> JSONResponse:
+        logging.getLogger("uvicorn.error").error("database: %s", error)
+        return await known(_request, ApiError(Code.UNAVAILABLE, f"the sandbox's database: {error.orig}"))
+
+    @app.exception_handler(Exception)
+    async def unknown(_request: Request, error: Exception) -> JSONResponse:
+        return await known(_request, ApiError(Code.INTERNAL, f"Internal Server Error: {type(error).__name__}"))
+
+
+def _problem(error: dict) -> str:
+    where = ".".join(str(part) for part in error["loc"][1:]) or "the request"
+    return f"{where}: {error['msg']}"

@@ -1,0 +1,124 @@
+"""The Experiment service."""
+
+from time import time as now
+from uuid import uuid4
+
+from fastapi import APIRouter
+from sqlalchemy import update
+from sqlmodel import Session, select
+
+from workshop.sandbox.pipelines_api import messages
+from workshop.sandbox.pipelines_api.errors import exists, invalid, not_found
+from workshop.sandbox.pipelines_api.listing import list_page
+from workshop.sandbox.pipelines_api.queries import ListQuery, named
+from workshop.sandbox.pipelines_api.tables import ARCHIVED, AVAILABLE, Experiment, RecurringRun, Run, Store
+
+DEFAULT = "Default"
+FIELDS = {
+    "id": Experiment.experiment_id,
+    "experiment_id": Experiment.experiment_id,
+    "name": Experiment.display_name,
+    "display_name": Experiment.display_name,
+    "description": Experiment.description,
+    "created_at": Experiment.created_at,
+    "last_run_created_at": Experiment.last_run_created_at,
+    "storage_state": Experiment.storage_state,
+}
+
+
+def find(session: Session, experiment_id: str) -> Experiment:
+    """Return an experiment.
+
+    Raises:
+        ApiError: it is not there.
+    """
+    found = session.exec(select(Experiment).where(Experiment.experiment_id == experiment_id)).first()
+    if found is None:
+        raise not_found("Experiment", experiment_id)
+    return found
+
+
+def default(session: Session) -> Experiment:
+    """Return the experiment of runs that name none; it is made anew when somebody has deleted it."""
+    found = session.exec(select(Experiment).where(Experiment.display_name == DEFAULT)).first()
+    if found:
+        return found
+    description = "All runs created without specifying an experiment will be grouped here."
+    made = Experiment(experiment_id=str(uuid4()), display_name=DEFAULT, description=description, created_at=int(now()))
+    session.add(made)
+    session.flush()
+    return made
+
+
+def router(store: Store) -> APIRouter:
+    """Return the service's routes."""
+    routes = APIRouter(prefix="/experiments")
+
+    @routes.get("")
+    def list_experiments(query: ListQuery) -> dict:
+        with store.reading() as session:
+            page = list_page(session, Experiment, FIELDS, query)
+            return messages.page("experiments", page, [messages.experiment(row) for row in page.rows])
+
+    @routes.post("")
+    def create_experiment(body: messages.ExperimentBody) -> dict:
+        name = named(body.display_name, "The experiment name is empty. Please specify a valid name")
+        with store.writing() as session:
+            if session.exec(select(Experiment).where(Experiment.display_name == name)).first():
+                raise exists(
+                    f"Failed to create a new experiment. The name {name} already exists. Please specify a new name"
+                )
+            made = Experiment(
+                experiment_id=str(uuid4()),
+                display_name=name,
+                description=body.description or "",
+                created_at=int(now()),
+            )
+            session.add(made)
+        return messages.experiment(made)
+
+    @routes.post("/{experiment_id}:archive")
+    def archive_experiment(experiment_id: str) -> dict:
+        """Archive an experiment and its runs, and disable its recurring runs."""
+        with store.writing() as session:
+            find(session, experiment_id).storage_state = ARCHIVED
+            session.exec(update(Run).where(Run.experiment_id == experiment_id).values(storage_state=ARCHIVED))
+            session.exec(
+                update(RecurringRun)
+                .where(RecurringRun.experiment_id == experiment_id)
+                .values(enabled=False, updated_at=int(now()))
+            )
+        return {}
+
+    @routes.post("/{experiment_id}:unarchive")
+    def unarchive_experiment(experiment_id: str) -> dict:
+        """Bring an experiment back; its runs stay archived, and its recurring runs disabled."""
+        with store.writing() as session:
+            find(session, experiment_id).storage_state = AVAILABLE
+        return {}
+
+    @routes.get("/{experiment_id}")
+    def get_experiment(experiment_id: str) -> dict:
+        with store.reading() as session:
+            return messages.experiment(find(session, experiment_id))
+
+    @routes.delete("/{experiment_id}")
+    def delete_experiment(experiment_id: str) -> dict:
+        """Delete an experiment; its runs and recurring runs stay."""
+        with store.writing() as session:
+            session.delete(find(session, experiment_id))
+        return {}
+
+    return routes
+
+
+def for_new_run(session: Session, experiment_id: str) -> Experiment:
+    """Return the experiment that a new run belongs to.
+
+    Raises:
+        ApiError: it is not there, or is archived.
+    """
+    found = find(session, experiment_id) if experiment_id else default(session)
+    if found.storage_state == ARCHIVED:
+        raise invalid(f"the experiment {found.display_name!r} is archived: unarchive it, or name another one")
+    return found

@@ -1,0 +1,290 @@
+"""Compiled pipelines: what is accepted as one, and which arguments fit it."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from workshop.sandbox.pipelines_api.errors import ApiError, invalid
+
+LARGEST_BYTES = 32 << 20  # `common.MaxFileLength` of the server
+MOST_NODES = 500_000  # values in a package, repeated ones counted each time: YAML can repeat without end
+DEEPEST = 100
+SCHEMA_VERSION = "2.1.0"
+# `ValidatePipelineName` of the server.
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
+NOT_A_PACKAGE = "Upload the YAML file that `kfp dsl compile` writes."
+TYPES = {
+    "STRING": "a string",
+    "NUMBER_INTEGER": "an integer",
+    "NUMBER_DOUBLE": "a number",
+    "BOOLEAN": "true or false",
+    "LIST": "a list",
+    "STRUCT": "an object (a dictionary)",
+}
+
+
+@dataclass(frozen=True)
+class Package:
+    """A compiled pipeline.
+
+    Attributes:
+        spec: the `PipelineSpec`, with the names of its JSON form.
+        platform: the `PlatformSpec`; empty when the file holds none.
+    """
+
+    spec: dict[str, Any]
+    platform: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.spec["pipelineInfo"]["name"]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The form in which the API shows it: the spec alone, or both specs by name."""
+        if not self.platform:
+            return self.spec
+        return {"pipeline_spec": self.spec, "platform_spec": self.platform}
+
+
+def read_file(content: bytes, name: str) -> Package:
+    """Read an uploaded file, YAML or JSON.
+
+    Args:
+        content: the file.
+        name: what it is called in messages.
+
+    Raises:
+        ApiError: it is not a compiled pipeline; the message says what it is instead.
+    """
+    if not content.strip():
+        raise invalid(f"{name} is empty. {NOT_A_PACKAGE}")
+    if len(content) > LARGEST_BYTES:
+        raise invalid(f"{name} has {len(content):,} bytes; {LARGEST_BYTES:,} is the most. {NOT_A_PACKAGE}")
+    if content.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b")):
+        raise invalid(f"{name} is an archive, not a compiled pipeline. {NOT_A_PACKAGE} Do not pack it.")
+    documents = _documents(content, name)
+    if not 1 <= len(documents) <= 2:
+        raise invalid(f"{name} holds {len(documents)} YAML documents; a compiled pipeline has one or two.")
+    platform = documents[1] if len(documents) == 2 else {}
+    return _checked(documents[0], platform or {}, name)
+
+
+def read_document(document: Mapping[str, Any], name: str = "pipeline_spec") -> Package:
+    """Read a compiled pipeline from a request, in the form in which the API shows it.
+
+    Raises:
+        ApiError: it is not a compiled pipeline.
+    """
+    spec = document.get("pipeline_spec", document.get("pipelineSpec"))
+    if spec is None:
+        return _checked(document, {}, name)
+    return _checked(spec, document.get("platform_spec", document.get("platformSpec")) or {}, name)
+
+
+def check_arguments(spec: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Check arguments against a pipeline's inputs.
+
+    Args:
+        spec: the pipeline.
+        given: arguments by name.
+
+    Returns:
+        Warnings, one sentence each.
+
+    Raises:
+        ApiError: an argument is unknown, missing, or of another type; the message names all of them.
+    """
+    definitions = spec["root"].get("inputDefinitions", {})
+    inputs = definitions.get("parameters", {})
+    problems = [*_unknown(inputs, given), *_missing(inputs, given), *_mistyped(inputs, given)]
+    problems += [
+        f"the input artifact {name!r} cannot be given to a run: import it in the pipeline with dsl.importer"
+        for name, artifact in definitions.get("artifacts", {}).items()
+        if not artifact.get("isOptional")
+    ]
+    if problems:
+        raise invalid(f"the arguments do not fit the pipeline {spec['pipelineInfo']['name']!r}: {'; '.join(problems)}.")
+    return [_quoted(name, value) for name, value in given.items() if _is_quoted(value)]
+
+
+def _unknown(inputs: Mapping, given: Mapping) -> Iterator[str]:
+    for name in given:
+        if name not in inputs:
+            yield f"there is no parameter {name!r} (it takes: {', '.join(sorted(inputs)) or 'none'})"
+
+
+def _missing(inputs: Mapping, given: Mapping) -> Iterator[str]:
+    for name, definition in inputs.items():
+        if name not in given and not definition.get("isOptional") and "defaultValue" not in definition:
+            yield f"the parameter {name!r} is missing"
+
+
+def _mistyped(inputs: Mapping, given: Mapping) -> Iterator[str]:
+    for name, value in given.items():
+        definition = inputs.get(name, {})
+        wanted = definition.get("parameterType", "")
+        if value is None and definition.get("isOptional"):
+            continue
+        if not _fits(wanted, value):
+            shown = json.dumps(value)
+            yield f"the parameter {name!r} must be {TYPES[wanted]}, not {shown[:60]}"
+        elif (literals := definition.get("literals")) and value not in literals:
+            yield f"the parameter {name!r} must be one of {literals}, not {value!r}"
+
+
+def _fits(wanted: str, value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return {
+        "STRING": isinstance(value, str),
+        "NUMBER_INTEGER": number and float(value).is_integer() if number else False,
+        "NUMBER_DOUBLE": number,
+        "BOOLEAN": isinstance(value, bool),
+        "LIST": isinstance(value, list),
+        "STRUCT": isinstance(value, dict),
+    }.get(wanted, True)
+
+
+def _is_quoted(value: Any) -> bool:
+    return isinstance(value, str) and len(value) >= 2 and value[0] == value[-1] and value[0] in "'\""
+
+
+def _quoted(name: str, value: str) -> str:
+    return (
+        f"The parameter {name!r} is {value}, with its quotes: they are part of the value. "
+        f"If you mean {value[1:-1]}, start the run again without them."
+    )
+
+
+def _documents(content: bytes, name: str) -> list[Any]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise invalid(f"{name} is not text in UTF-8 ({error.reason} at byte {error.start}). {NOT_A_PACKAGE}") from None
+    try:
+        if text.lstrip().startswith("{"):
+            return [json.loads(text, parse_constant=_no_number)]
+        _measure_events(text, name)
+        return [one for one in yaml.load_all(text, Loader=_Loader) if one is not None]
+    except (yaml.YAMLError, ValueError) as error:
+        where = " ".join(str(error).split())
+        raise invalid(f"{name} is neither YAML nor JSON: {where}. {NOT_A_PACKAGE}") from None
+    except RecursionError:
+        raise _too_large(name) from None
+
+
+def _measure_events(text: str, name: str) -> None:
+    """Refuse what is nested so deeply that putting it together would end the process."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > DEEPEST or count > MOST_NODES:
+            raise _too_large(name)
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Reads what kfp writes: text that looks like a date stays text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for letter, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+
+
+def _no_number(text: str):
+    raise ValueError(f"{text} is not a number in JSON")
+
+
+def _checked(spec: Any, platform: Any, name: str) -> Package:
+    if not isinstance(spec, dict) or not isinstance(platform, dict):
+        raise invalid(f"{name} holds no compiled pipeline. {NOT_A_PACKAGE}")
+    _refuse_what_only_looks_alike(spec, name)
+    _measure(spec, name)
+    _measure(platform, name)
+    parsed_spec, parsed_platform = _parsed(spec, platform, name)
+    version = parsed_spec.get("schemaVersion", "")
+    if version != SCHEMA_VERSION:
+        raise invalid(
+            f"{name} has the schema version {version!r}; this server reads {SCHEMA_VERSION!r}. Compile it again with "
+            "a kfp SDK that is not newer than the server: pip install kfp==2.16.1"
+        )
+    _check_structure(parsed_spec, name)
+    return Package(parsed_spec, parsed_platform)
+
+
+def _refuse_what_only_looks_alike(spec: dict, name: str) -> None:
+    if str(spec.get("apiVersion", "")).startswith("argoproj.io"):
+        raise invalid(
+            f"{name} is a pipeline of version 1 (an Argo Workflow, compiled by kfp 1.x). "
+            "Compile it again with kfp 2.x: kfp dsl compile --py FILE.py --output FILE.yaml"
+        )
+    if "implementation" in spec and "root" not in spec:
+        raise invalid(f"{name} is a single component of version 1, not a compiled pipeline. {NOT_A_PACKAGE}")
+    if "apiVersion" in spec and "kind" in spec:
+        raise invalid(f"{name} is a Kubernetes manifest ({spec['kind']}), not a compiled pipeline. {NOT_A_PACKAGE}")
+
+
+def _measure(document: dict, name: str) -> None:
+    """Refuse what grows without end when it is written out, as YAML's anchors allow."""
+    count, stack = 0, [(document, 0)]
+    while stack:
+        value, depth = stack.pop()
+        count += 1
+        if count > MOST_NODES or depth > DEEPEST:
+            raise _too_large(name)
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        stack.extend((one, depth + 1) for one in inside)
+
+
+def _too_large(name: str) -> ApiError:
+    return invalid(f"{name} is larger or deeper than any compiled pipeline. {NOT_A_PACKAGE}")
+
+
+def _parsed(spec: dict, platform: dict, name: str) -> tuple[dict, dict]:
+    """Read both through the protocol buffers of kfp, as the server does: an unknown field is refused by its name."""
+    from google.protobuf import json_format
+    from kfp.pipeline_spec import pipeline_spec_pb2
+
+    try:
+        spec_message = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+        platform_message = json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
+        return json_format.MessageToDict(spec_message), json_format.MessageToDict(platform_message)
+    except (json_format.Error, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise invalid(f"{name} is not a compiled pipeline of version 2: {reason}. {NOT_A_PACKAGE}") from None
+
+
+def _check_structure(spec: dict, name: str) -> None:
+    pipeline_name = spec.get("pipelineInfo", {}).get("name", "")
+    if not NAME.fullmatch(pipeline_name):
+        raise invalid(
+            f"{name} names its pipeline {pipeline_name!r}: a name has 1 to 128 lower-case letters, digits and hyphens, "
+            "and begins with a letter or digit"
+        )
+    if not spec.get("root", {}).get("dag", {}).get("tasks"):
+        raise invalid(f"{name} has no tasks (root.dag.tasks). {NOT_A_PACKAGE}")
+    components = spec.get("components", {})
+    executors = spec.get("deploymentSpec", {}).get("executors", {})
+    for task_name, task in _tasks(spec):
+        component = task.get("componentRef", {}).get("name", "")
+        if component not in components:
+            raise invalid(f"{name} is damaged: the task {task_name!r} needs the component {component!r}, not in it")
+    for component_name, component in components.items():
+        label = component.get("executorLabel")
+        if label is not None and label not in executors:
+            raise invalid(
+                f"{name} is damaged: the component {component_name!r} needs the executor {label!r}, not in it"
+            )
+
+
+def _tasks(spec: dict) -> Iterator[tuple[str, dict]]:
+    for component in (spec["root"], *spec.get("components", {}).values()):
+        yield from component.get("dag", {}).get("tasks", {}).items()

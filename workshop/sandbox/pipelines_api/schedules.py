@@ -1,0 +1,104 @@
+"""When a recurring run is due.
+
+Sources: the ScheduledWorkflow controller of kubeflow/pipelines (`backend/src/crd/pkg/.../scheduledworkflow`) for the
+rules, and https://pkg.go.dev/github.com/robfig/cron for its cron format: six fields, seconds first, of which the last
+may be missing; `?` is `*`; `@hourly` and the like, and `@every 1h30m`. Times are UTC.
+"""
+
+import re
+from datetime import UTC, datetime
+
+from croniter import croniter
+
+DURATION = re.compile(r"(?=.)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+ALIASES = {
+    "@yearly": "0 0 0 1 1 *",
+    "@annually": "0 0 0 1 1 *",
+    "@monthly": "0 0 0 1 * *",
+    "@weekly": "0 0 0 * * 0",
+    "@daily": "0 0 0 * * *",
+    "@midnight": "0 0 0 * * *",
+    "@hourly": "0 0 * * * *",
+}
+NEVER = float("inf")
+LONGEST_INTERVAL = 100 * 366 * 24 * 3600
+
+
+def cron_problem(cron: str) -> str:
+    """Say what is wrong with a cron expression; "" when nothing is."""
+    if cron.startswith("@every "):
+        return "" if _every(cron) else "@every needs a duration like 1h30m"
+    fields = ALIASES.get(cron, cron).split()
+    if len(fields) not in (5, 6):
+        return f"it has {len(fields)} fields; it needs 6: second, minute, hour, day of month, month, day of week"
+    if croniter.is_valid(_six_fields(cron), second_at_beginning=True):
+        return ""
+    return "a field is not what cron reads; an example is `0 30 9 * * 1-5`, half past nine on weekdays"
+
+
+def next_moment(trigger: dict, last: float, created: float, now: float, catch_up: bool) -> float:
+    """Return the moment for which the next run is due, in seconds since the epoch.
+
+    Args:
+        trigger: a `V2beta1Trigger`, valid.
+        last: the moment for which the last run was made; 0 when there was none.
+        created: when the recurring run was made; it counts from there unless the trigger has a start.
+        now: the time.
+        catch_up: whether each missed moment has its run. If not, only the latest one has.
+
+    Returns:
+        A moment, in the past when a run is overdue; infinity when there will be none.
+    """
+    schedule = trigger.get("cron_schedule") or trigger["periodic_schedule"]
+    start = _seconds(schedule.get("start_time")) or created
+    end = _seconds(schedule.get("end_time")) or NEVER
+    moment = _following(trigger, last or start)
+    if not catch_up and moment < now:
+        moment = max(moment, min(_latest(trigger, moment, now), end))
+    return moment if moment <= end else NEVER
+
+
+def _following(trigger: dict, moment: float) -> float:
+    if interval := _interval(trigger):
+        return moment + interval
+    cron = croniter(_six_fields(trigger["cron_schedule"]["cron"]), _utc(moment), second_at_beginning=True)
+    try:
+        return cron.get_next(datetime).timestamp()
+    except ValueError:  # the 30th of February
+        return NEVER
+
+
+def _latest(trigger: dict, moment: float, now: float) -> float:
+    """Return the last moment of a schedule that is not after now."""
+    if interval := _interval(trigger):
+        return moment + (now - moment) // interval * interval
+    cron = croniter(_six_fields(trigger["cron_schedule"]["cron"]), _utc(now + 1), second_at_beginning=True)
+    return cron.get_prev(datetime).timestamp()
+
+
+def _interval(trigger: dict) -> int:
+    """Return the seconds between runs; 0 for a schedule that is not that regular."""
+    if "periodic_schedule" in trigger:
+        return int(trigger["periodic_schedule"]["interval_second"])
+    cron = trigger["cron_schedule"]["cron"]
+    return _every(cron) if cron.startswith("@every ") else 0
+
+
+def _every(cron: str) -> int:
+    found = DURATION.fullmatch(cron.removeprefix("@every ").strip())
+    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
+    total = hours * 3600 + minutes * 60 + seconds
+    return total if total <= LONGEST_INTERVAL else 0
+
+
+def _six_fields(cron: str) -> str:
+    fields = ALIASES.get(cron, cron).split()
+    return " ".join([*fields, "*"] if len(fields) == 5 else fields)
+
+
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _seconds(text: str | None) -> float:
+    return datetime.fromisoformat(text).timestamp() if text else 0.0
