@@ -333,8 +333,7 @@ def _avoid_spaces_in_the_path_of_python() -> None:
 
 
 def _put_own_programs_on_path() -> None:
-    """Let `%%bash` cells find `kfp` and `aws` of this environment, also when it is not activated."""
-    programs = str(Path(sys.executable).parent)
-    path = os.environ.get("PATH", os.defpath)
-    if programs not in path.split(os.pathsep):
-        os.environ["PATH"] = programs + os.pathsep + path
+    """Let `%%bash` cells find `kfp` and `aws` of this environment, also when it is not activated, and the scripts."""
+    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    own = [folder for folder in (str(Path(sys.executable).parent), str(ROOT / "scripts")) if folder not in path]
+    os.environ["PATH"] = os.pathsep.join([*own, *path])

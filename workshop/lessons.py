@@ -29,6 +29,8 @@ from workshop.sandbox import Sandbox
 from workshop.toc import Lesson
 
 SKIP = "skipped:"
+# The secret in the address of the sandbox's Pipelines API, which is part of links that kfp shows.
+SECRET_PATH = re.compile(r"(?<=127\.0\.0\.1:)(\d+)/[0-9a-f]{32}(?=/)")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 CELL_WITHIN_SECONDS = 1800  # on a real target, a cell may wait for a cluster
 
@@ -306,8 +308,14 @@ def _joined(outputs: list) -> list:
             joined.append(output)
     for output in joined:
         if output.output_type == "stream":
-            output.text = _as_on_a_terminal(output.text)
+            output.text = _without_secret(_as_on_a_terminal(output.text))
+        for kind, shown in output.get("data", {}).items():
+            output.data[kind] = _without_secret(shown) if isinstance(shown, str) else shown
     return joined
+
+
+def _without_secret(text: str) -> str:
+    return SECRET_PATH.sub(r"\1/SECRET", text)
 
 
 def _as_on_a_terminal(text: str) -> str:

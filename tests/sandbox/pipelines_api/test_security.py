@@ -62,6 +62,22 @@ def test_other_web_pages_are_not_answered(address):
     assert send(address, path, Host=host, Sec_Fetch_Site="cross-site") == 403
 
 
+def test_a_link_in_a_notebook_can_be_followed_but_not_shown_inside_another_page(address):
+    _, port, secret = address
+    host, link = f"127.0.0.1:{port}", {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
+    assert send(address, f"/{secret}/", Host=host, Sec_Fetch_Dest="document", **link) == 200
+    assert send(address, f"/{secret}/", Host=host, Sec_Fetch_Dest="iframe", **link) == 403
+    path = f"/{secret}/apis/v2beta1/experiments"
+    form = {"Content_Type": "application/json", "Sec_Fetch_Dest": "document"} | link
+    assert send(address, path, "POST", "{}", Host=host, **form) == 403
+
+
+def test_the_page_behind_the_links_loads_nothing_from_elsewhere(api):
+    answer = api.session.get(f"{api.endpoint}/")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "http://" not in answer.text and "https://" not in answer.text
+
+
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""])
 def test_json_must_say_that_it_is_json(address, kind):
     _, port, secret = address

@@ -27,7 +27,7 @@ What differs from the real server:
 - A retry runs what has not succeeded, from the failed task on.
 - A recurring run's runs are called NAME-1, NAME-2, and so on. Schedules are in UTC, and fire while the sandbox is up;
   what was missed meanwhile follows the catch-up rule.
-- There is no dashboard; the links that kfp prints lead to a page that says so.
+- There is no dashboard; the links that kfp prints lead to one small page (`page.html`) with what they name.
 
 Beside the contract (`runs.details_router`): every task's inputs, outputs and exit code, its log, and its artifacts.
 """

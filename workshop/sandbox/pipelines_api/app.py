@@ -10,7 +10,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import FileResponse, JSONResponse
 from starlette.types import ASGIApp
 
 from workshop.sandbox.pipelines_api import experiments, pipelines, recurring_runs, runs, services
@@ -21,6 +21,16 @@ from workshop.sandbox.pipelines_api.tables import Store
 
 PREFIX = "/apis/v2beta1"
 LOG_PREFIX = "/apis/v1alpha1"  # where the real server has logs
+PAGE = Path(__file__).with_name("page.html")
+# The page may load nothing from anywhere else, and be shown inside no other page.
+PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
+        "frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 
 
 def make_app(directory: Path, secret: str, sandbox: Path, runner: Literal["subprocess", "docker"]) -> ASGIApp:
@@ -57,6 +67,7 @@ def make_app(directory: Path, secret: str, sandbox: Path, runner: Literal["subpr
     for router in (*services_of_the_contract, details):
         app.include_router(router, prefix=PREFIX)
     app.include_router(_only_logs(details), prefix=LOG_PREFIX)
+    app.get("/")(lambda: FileResponse(PAGE, headers=PAGE_HEADERS))
     _answer_errors(app)
     return Guard(app, secret)
 

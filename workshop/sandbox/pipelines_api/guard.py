@@ -67,8 +67,14 @@ def _check_origin(request: Request, port: int) -> None:
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc not in allowed:
         raise ApiError(Code.PERMISSION_DENIED, "requests of other web pages are not answered (Origin header)")
-    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+    if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not _is_followed_link(request):
         raise ApiError(Code.PERMISSION_DENIED, "requests of other web pages are not answered (Sec-Fetch-Site header)")
+
+
+def _is_followed_link(request: Request) -> bool:
+    """Tell whether somebody has followed a link, from a notebook perhaps: no page can read what is then shown."""
+    mode, destination = (request.headers.get(f"sec-fetch-{name}") for name in ("mode", "dest"))
+    return request.method == "GET" and (mode, destination) == ("navigate", "document")
 
 
 def _check_type(request: Request) -> None:

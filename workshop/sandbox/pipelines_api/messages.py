@@ -267,8 +267,8 @@ def task_record(task: TaskRecord) -> dict:
         "cached": task.cached,
         "started": task.started,
         "ended": task.ended,
-        "inputs": task.inputs,
-        "outputs": task.outputs,
+        "inputs": _by_name(task.inputs),
+        "outputs": _by_name(task.outputs),
         "exit_code": task.exit_code,
         "error": task.error,
         "attempts": task.attempts,
@@ -302,6 +302,11 @@ def trigger(body: Trigger) -> dict:
         return {"cron_schedule": _filled(cron=body.cron_schedule.cron, **_span(body.cron_schedule))}
     schedule = body.periodic_schedule
     return {"periodic_schedule": _filled(interval_second=str(schedule.interval_second), **_span(schedule))}
+
+
+def _by_name(values: dict) -> dict:
+    """Put parameters and artifacts in the order of their names: a compiled pipeline keeps none."""
+    return {kind: dict(sorted(values.get(kind, {}).items())) for kind in ("parameters", "artifacts")}
 
 
 def _span(schedule: CronSchedule | PeriodicSchedule) -> dict:

@@ -258,7 +258,7 @@ def _parsed(spec: dict, platform: dict, name: str) -> tuple[dict, dict]:
         platform_message = json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
         return json_format.MessageToDict(spec_message), json_format.MessageToDict(platform_message)
     except (json_format.Error, ValueError, TypeError, AttributeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300].rstrip(".")
         raise invalid(f"{name} is not a compiled pipeline of version 2: {reason}. {NOT_A_PACKAGE}") from None
 
 
