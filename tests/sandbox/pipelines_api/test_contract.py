@@ -110,7 +110,7 @@ def test_versions_can_be_made_from_an_address(generated, served, unique, echo):
     service = kfp_server_api.PipelineServiceApi(generated)
     url = {"pipeline_url": f"{served}/echo.json"}
     made = service.pipeline_service_create_pipeline_and_version(
-        {"pipeline": {"display_name": unique}, "pipeline_version": {"package_url": url}}
+        {"pipeline": {"name": unique}, "pipeline_version": {"package_url": url}}
     )
     version = service.pipeline_service_create_pipeline_version(made.pipeline_id, {"name": "2", "package_url": url})
     assert version.pipeline_spec == echo and version.package_url.pipeline_url == url["pipeline_url"]
