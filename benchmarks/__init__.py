@@ -1,0 +1,1 @@
+"""Measurements. They are no tests: nothing here fails because it takes long."""
