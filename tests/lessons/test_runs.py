@@ -5,7 +5,9 @@ import os
 import re
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import boto3
 import nbformat
@@ -106,6 +108,50 @@ def test_lesson_06_alone_uploads_runs_and_explains_two_failures(sandbox, work, p
     text = printed(result.notebook)
     assert f"FileNotFoundError: s3://{BUCKET}/{PREFIX}/'{CSV}' is not there" in text
     assert "'csv-s3-reader': 'SKIPPED'" in text
+
+
+class OnlyTheContract(BaseHTTPRequestHandler):
+    """Passes requests on to the sandbox's Pipelines API, but for what a cluster's server does not have."""
+
+    upstream = ""
+
+    def answer(self):
+        if self.path.endswith(("/log", "/tasks")):
+            self.reply(404, "application/json", b"{}")
+            return
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        kind = {"Content-Type": self.headers["Content-Type"]} if body else {}
+        got = requests.request(self.command, self.upstream + self.path, data=body, headers=kind)
+        self.reply(got.status_code, got.headers["content-type"], got.content)
+
+    do_GET = do_POST = do_DELETE = answer
+
+    def reply(self, status, kind, body):
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_lesson_06_runs_unchanged_on_a_configured_endpoint_that_has_only_the_contract(
+    sandbox, work, parameters, monkeypatch
+):
+    sandbox.up()
+    found = sandbox.environment()
+    monkeypatch.setattr(OnlyTheContract, "upstream", found["KF_PIPELINES_ENDPOINT"])
+    with ThreadingHTTPServer(("127.0.0.1", 0), OnlyTheContract) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        apply({name: found[name] for name in found if name.startswith("AWS_") and name != "AWS_ENDPOINT_URL"})
+        apply({"WORKSHOP_TARGET": "kind", "WORKSHOP_BUCKET": BUCKET})
+        apply({"KF_PIPELINES_ENDPOINT": f"http://127.0.0.1:{server.server_port}"})
+        result = run("06", work, parameters)
+        server.shutdown()
+    assert len(result.skipped) == 4, "logs and values are elsewhere on a cluster, and the lesson says where"
+    assert all("to run it:" in line for line in result.skipped)
 
 
 def test_all_in_reverse_order_and_then_once_more_on_one_sandbox(sandbox, work, parameters, olist_zip):
