@@ -413,8 +413,10 @@ def _is_free(port: int) -> bool:
 
 
 # The child of a child: it belongs to no notebook, so none leaves it behind as a zombie or takes it down with Ctrl-C.
+# What a server writes is for its user alone, also where its folder was there before and others may look into it.
 _LAUNCHER = """
-import subprocess, sys
+import os, subprocess, sys
+os.umask(0o077)
 with open(sys.argv[1], "ab") as log:
     print(subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True).pid)
 """

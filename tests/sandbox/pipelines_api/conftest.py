@@ -44,7 +44,7 @@ class Api:
 
     def call(self, method: str, path: str, kind: str = "", **options) -> dict:
         """Make a request, check that it succeeds and that the answer has the shape `kind`, and return the answer."""
-        answer = self.session.request(method, self.base + path, timeout=60, **options)
+        answer = self.session.request(method, self.base + path, **{"timeout": 60} | options)
         assert answer.status_code == 200, answer.text
         if kind:
             assert problems(kind, answer.json()) == []

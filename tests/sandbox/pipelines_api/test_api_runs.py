@@ -130,7 +130,30 @@ def test_a_retry_runs_only_what_has_not_succeeded(api, compiled, tmp_path):
     assert "neither FAILED nor CANCELED" in api.refused(400, "POST", f"/runs/{run}:retry")
 
 
-def test_artifacts_lie_below_the_pipeline_root_and_can_be_read_back(api, s3, bucket, compiled):
+def test_a_retry_that_is_stopped_at_once_forgets_nothing_that_was_done(api, shared_sandbox, compiled, tmp_path):
+    run = api.run(compiled(simple.mended), {"path": str(tmp_path / "missing")})["run_id"]
+    api.await_state(run)
+    before = api.tasks(run)["say"]
+    for _ in range(3):
+        api.call("POST", f"/runs/{run}:retry")
+        api.call("POST", f"/runs/{run}:terminate")
+        api.await_state(run)
+    assert api.tasks(run)["say"]["task_id"] == before["task_id"] and "said first" in api.log(run, "say")
+    folders = list((shared_sandbox.directory / "pipelines-api" / "runs" / run / "tasks").iterdir())
+    assert len(folders) <= len(api.tasks(run)), "what an earlier attempt left is gone"
+
+
+def test_the_end_of_a_long_log_can_be_asked_for(api, compiled, unique):
+    run = api.run(compiled(simple.echo), {"text": f"{unique} " + "long " * 10_000 + "end"})["run_id"]
+    api.await_state(run)
+    node = api.tasks(run)["say"]["node_id"]
+    whole, tail = (
+        api.session.get(f"{api.base}/runs/{run}/nodes/{node}/log", params={"tail": tail}).text for tail in (0, 1000)
+    )
+    assert len(whole) > 50_000 and len(tail) == 1000 and whole.endswith(tail)
+
+
+def test_artifacts_lie_below_the_pipeline_root_and_can_be_read_back(api, shared_sandbox, s3, bucket, compiled):
     from kfp import dsl
     from kfp.dsl import Dataset, Input, Output
 
@@ -160,7 +183,9 @@ def test_artifacts_lie_below_the_pipeline_root_and_can_be_read_back(api, s3, buc
     assert artifact["metadata"] == {"rows": 2} and artifact["type"] == "system.Dataset"
     key = artifact["uri"].removeprefix(f"s3://{bucket}/")
     assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"a\n1\n2\n"
-    assert api.tasks(run)["count"]["outputs"]["parameters"] == {"Output": 4 - 1}
+    assert api.tasks(run)["count"]["outputs"]["parameters"] == {"Output": 3}
+    folder = shared_sandbox.directory / "pipelines-api" / "runs" / run
+    await_that(lambda: {path.name for path in folder.rglob("*") if path.is_file()} == {"log"}, "copies are left")
     node = api.tasks(run)["write"]["node_id"]
     read = api.session.get(f"{api.base}/runs/{run}/nodes/{node}/artifacts/table")
     assert read.content == b"a\n1\n2\n"

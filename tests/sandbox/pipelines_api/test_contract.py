@@ -5,6 +5,7 @@ from pathlib import Path
 
 import kfp_server_api
 import pytest
+import simple
 from contract import OPERATIONS, generated_operations
 from kfp_server_api import ApiException
 
@@ -15,7 +16,7 @@ def test_the_table_of_operations_is_that_of_the_generated_client():
     assert len(OPERATIONS) == 37
 
 
-def test_every_operation_through_the_generated_client(generated, echo, echo_file, unique):
+def test_every_operation_through_the_generated_client(generated, api, compiled, echo, echo_file, unique):
     called = set()
 
     def call(service: str, operation: str, *arguments, **options):
@@ -55,13 +56,14 @@ def test_every_operation_through_the_generated_client(generated, echo, echo_file
     assert call("Run", "run_service_list_runs", experiment_id=identifier).total_size == 1
     assert call("Run", "run_service_archive_run", run.run_id) == {}
     assert call("Run", "run_service_unarchive_run", run.run_id) == {}
-    slow = call("Run", "run_service_create_run", body)
-    assert call("Run", "run_service_terminate_run", slow.run_id) == {}
-    for name, ended in (("run_service_retry_run", run), ("run_service_terminate_run", slow)):
-        try:
-            call("Run", name, ended.run_id)  # neither has failed, so both may be refused
-        except ApiException as refused:
-            assert refused.status == 400
+    sleeping, failing = (
+        call("Run", "run_service_create_run", {"display_name": unique, "pipeline_spec": spec}).run_id
+        for spec in (compiled(simple.slow), compiled(simple.failing))
+    )
+    assert call("Run", "run_service_terminate_run", sleeping) == {}
+    assert api.await_state(sleeping)["state"] == "CANCELED"
+    assert api.await_state(failing)["state"] == "FAILED"
+    assert call("Run", "run_service_retry_run", failing) == {}
     assert call("Run", "run_service_delete_run", run.run_id) == {}
 
     schedule = {"periodic_schedule": {"interval_second": "3600"}}

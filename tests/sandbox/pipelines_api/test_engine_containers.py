@@ -1,25 +1,51 @@
 """Tasks in containers, against a stand-in for Docker that runs their commands as processes.
 
-What a real engine adds (images, mounts, users) is tested where one runs: `test_engine_kinds.py`, mark `docker`.
+Below it, with the mark `docker`, the same against a real engine, in an image that is made here: it needs no registry.
 """
 
+import importlib.metadata
+import json
 import os
+import shutil
 import subprocess
+import sys
+import tempfile
 import threading
 import time
+import uuid
 from pathlib import Path
 
 import docker.errors
 import every_kind
 import pytest
+from conftest import Api, await_that
+from engine_bench import Memory, Ran
 from every_kind import IN_CONTAINERS
+from filelock import FileLock
 from kfp import dsl
+from requests import ConnectionError
+
+from workshop.sandbox.pipelines_api.engine import containers
+
+KFP = importlib.metadata.version("kfp")
+IMAGE = f"workshop-test-base:kfp-{KFP}"  # Debian 12 with its Python, pip and kfp
 
 
 class FakeContainer:
-    def __init__(self, process: subprocess.Popen) -> None:
-        self.process = process
+    def __init__(self, command: list[str], options: dict) -> None:
+        self.command, self.options = command, options
         self.killed = self.removed = False
+
+    def start(self) -> None:
+        if self.command[0] == "no-such-program":
+            raise docker.errors.APIError("400", explanation="executable file not found")
+        self.process = subprocess.Popen(
+            self.command,
+            env={"PATH": os.environ["PATH"]} | self.options["environment"],
+            cwd=self.options["working_dir"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def logs(self, stream: bool, follow: bool):
         yield from self.process.stdout
@@ -50,20 +76,15 @@ class FakeDocker:
             raise docker.errors.ImageNotFound(image)
 
     def pull(self, image: str) -> None:
+        if image.startswith("slow"):
+            time.sleep(20)
         if image.startswith("nowhere"):
             raise docker.errors.APIError("500", explanation="no such host")
         self.pulled.append(image)
 
-    def run(self, image: str, command: list[str], entrypoint: list[str], **options) -> FakeContainer:
+    def create(self, image: str, command: list[str], entrypoint: list[str], **options) -> FakeContainer:
         self.started.append(options | {"image": image})
-        process = subprocess.Popen(
-            [*entrypoint, *command],
-            env={"PATH": os.environ["PATH"]} | options["environment"],
-            cwd=options["working_dir"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        self.ran.append(FakeContainer(process))
+        self.ran.append(FakeContainer([*entrypoint, *command], options))
         return self.ran[-1]
 
     def close(self) -> None:
@@ -102,6 +123,26 @@ def from_nowhere():
     return dsl.ContainerSpec(image="nowhere/image", command=["true"])
 
 
+@dsl.container_component
+def from_afar():
+    return dsl.ContainerSpec(image="slow/image", command=["true"])
+
+
+@dsl.pipeline
+def needs_a_slow_image():
+    from_afar()
+
+
+@dsl.container_component
+def without_program():
+    return dsl.ContainerSpec(image="own/image:1", command=["no-such-program"])
+
+
+@dsl.pipeline
+def needs_a_missing_program():
+    without_program()
+
+
 @dsl.pipeline
 def needs_a_missing_image():
     from_nowhere()
@@ -125,7 +166,8 @@ def test_a_container_is_started_as_the_task_needs_it(bench, engine):
     task = ran.tasks["ends-with"]
     assert options["name"] == f"workshop-{task.task_id}"
     assert options["image"] == "own/image:1" and engine.pulled == ["own/image:1"]
-    assert options["network_mode"] == "host" and options["detach"] and "auto_remove" not in options
+    assert options["network_mode"] == "host" and "auto_remove" not in options
+    assert options["labels"] == {containers.RUN_LABEL: ran.job.run_id}
     assert options["user"] == f"{os.getuid()}:{os.getgid()}"
     assert options["volumes"][str(ran.job.directory)] == {"bind": str(ran.job.directory), "mode": "rw"}
     assert "PATH" not in options["environment"]
@@ -138,7 +180,7 @@ def test_a_container_that_fails_tells_its_real_exit_code(bench, engine):
     ran = bench.run(ends_with_code, {"code": 3}, runner="docker")
     assert (ran.outcome.state, ran.tasks["ends-with"].exit_code) == ("FAILED", 3)
     assert ran.tasks["ends-with"].error == "going (exit code 3)"
-    assert ran.log("ends-with").startswith("going\n")
+    assert ran.log("ends-with").startswith("Pulling the image own/image:1, which is not here yet.\ngoing\n")
     assert engine.ran[0].removed
 
 
@@ -150,6 +192,30 @@ def test_cancelling_kills_and_removes_the_container(bench, engine):
     assert time.monotonic() - begun < 3.5
     assert (ran.outcome.state, ran.tasks["sleeps"].state) == ("CANCELED", "CANCELED")
     assert engine.ran[0].killed and engine.ran[0].removed
+
+
+def test_cancelling_does_not_wait_for_an_image(bench, engine):
+    cancelled = threading.Event()
+    threading.Timer(0.5, cancelled.set).start()
+    begun = time.monotonic()
+    ran = bench.execute(bench.job(needs_a_slow_image, runner="docker"), cancelled=cancelled)
+    assert time.monotonic() - begun < 3.5
+    assert ran.tasks["from-afar"].state == "CANCELED" and engine.ran == []
+
+
+def test_a_container_that_cannot_be_started_is_removed(bench, engine):
+    ran = bench.run(needs_a_missing_program, runner="docker")
+    assert "cannot start a container of own/image:1: executable file not found" in ran.outcome.error
+    assert engine.ran[0].removed
+
+
+def test_the_error_says_that_docker_has_ended(bench, engine, monkeypatch):
+    def lost(self):
+        raise ConnectionError("reset by peer")
+
+    monkeypatch.setattr(FakeContainer, "wait", lost)
+    ran = bench.run(ends_with_code, {"code": 0}, runner="docker")
+    assert "Docker does not answer any more: reset by peer" in ran.outcome.error
 
 
 def test_an_image_that_is_here_is_not_pulled(bench, engine):
@@ -170,3 +236,225 @@ def test_without_docker_the_error_says_what_to_do(bench, monkeypatch):
     monkeypatch.setattr(docker, "from_env", unreachable)
     ran = bench.run(every_kind.only_if, runner="docker")
     assert "cannot reach Docker: no socket" in ran.outcome.error
+
+
+def test_removing_what_is_left_does_not_need_docker(monkeypatch):
+    def unreachable():
+        raise docker.errors.DockerException("no socket")
+
+    monkeypatch.setattr(docker, "from_env", unreachable)
+    containers.remove_left("any")
+
+
+# From here on with a real engine.
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory) -> docker.DockerClient:
+    """A client of the engine that runs here, with the image in which the tests run tasks."""
+    try:
+        client = docker.from_env()
+        client.ping()
+    except docker.errors.DockerException as error:
+        pytest.skip(f"no Docker engine answers: {error}; to run it: start Docker")
+    # The folder above is the one that all processes of a test run share.
+    with FileLock(tmp_path_factory.getbasetemp().parent / "image.lock"):
+        if not client.images.list(IMAGE):
+            _make_image(client)
+    yield client
+    client.close()
+
+
+def _make_image(client: docker.DockerClient) -> None:
+    if not shutil.which("debootstrap") or os.geteuid() != 0:
+        pytest.skip(
+            f"there is no image {IMAGE}; to have it made: install debootstrap and run this test as root, "
+            "or give the tag to an image of Python 3 with pip and that kfp"
+        )
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        root = Path(folder) / "root"
+        _call("debootstrap", "--variant=minbase", "--include=python3,python3-pip", "bookworm", str(root))
+        packages = str(root / "usr/local/lib/python3.11/dist-packages")
+        _call(
+            sys.executable, "-m", "uv", "pip", "install", "--python-version=3.11", "--target", packages, f"kfp=={KFP}"
+        )
+        (root / "usr/lib/python3.11/EXTERNALLY-MANAGED").unlink()  # as in the images of Docker's own Python
+        with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
+            repository, tag = IMAGE.split(":")
+            client.api.import_image_from_stream(tar.stdout, repository=repository, tag=tag)
+
+
+def _call(*command: str) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        said = (done.stdout.strip().splitlines() or ["nothing"])[-1]
+        pytest.skip(f"the image {IMAGE} cannot be made: {Path(command[0]).name} says: {said}")
+
+
+@pytest.fixture
+def run_for_real(real, bench):
+    """Run a pipeline in containers, of which none may be left."""
+
+    def run(pipeline, arguments: dict | None = None, images: tuple[str, ...] = (), **options) -> Ran:
+        job = bench.job(pipeline, arguments, runner="docker")
+        text = json.dumps(job.spec)
+        for image in images:
+            text = text.replace(f'"{image}"', f'"{IMAGE}"')
+        ran = bench.execute(bench.job(pipeline, arguments, runner="docker", spec=json.loads(text)), **options)
+        assert containers_of(real, ran.job.run_id) == []
+        return ran
+
+    return run
+
+
+def containers_of(client: docker.DockerClient, run: str) -> list:
+    return client.containers.list(all=True, sparse=True, filters={"label": f"{containers.RUN_LABEL}={run}"})
+
+
+@dsl.container_component
+def make(word: str, size: int, written: dsl.OutputPath(str), data: dsl.Output[dsl.Dataset]):
+    return dsl.ContainerSpec(
+        image=IMAGE,
+        command=["sh", "-c", 'mkdir -p "$(dirname "$2")"; echo "$3"; printf %s "$0 $1" | tee "$2" > "$4"'],
+        args=[word, size, written, data.uri, data.path],
+    )
+
+
+@dsl.container_component
+def take(data: dsl.Input[dsl.Dataset], copied: dsl.OutputPath(str)):
+    return dsl.ContainerSpec(image=IMAGE, command=["cp", data.path, copied])
+
+
+@dsl.component(base_image=IMAGE)
+def look(data: dsl.Input[dsl.Dataset], copied: str, page: dsl.Output[dsl.HTML]) -> str:
+    import getpass
+    import pathlib
+    import sys
+
+    pathlib.Path(page.path).write_text("<p>seen")
+    where = "in a container" if pathlib.Path("/.dockerenv").exists() else sys.executable
+    return f"{pathlib.Path(data.path).read_text()}, {copied}, {where}, {bool(getpass.getuser())}"
+
+
+@dsl.pipeline
+def of_both_kinds(word: str = "loaf") -> str:
+    made = make(word=word, size=2)
+    taken = take(data=made.outputs["data"])
+    return look(data=made.outputs["data"], copied=taken.outputs["copied"]).outputs["Output"]
+
+
+@dsl.container_component
+def shell(script: str):
+    return dsl.ContainerSpec(image=IMAGE, command=["sh", "-c"], args=[script])
+
+
+@dsl.pipeline
+def scripted(script: str):
+    shell(script=script).set_caching_options(False)
+
+
+@dsl.container_component
+def from_a_closed_port():
+    return dsl.ContainerSpec(image="localhost:1/nowhere:1", command=["true"])
+
+
+@dsl.pipeline
+def needs_an_image_from_a_closed_port():
+    from_a_closed_port()
+
+
+@dsl.container_component
+def program_that_is_not_there():
+    return dsl.ContainerSpec(image=IMAGE, command=["no-such-program"])
+
+
+@dsl.pipeline
+def runs_a_program_that_is_not_there():
+    program_that_is_not_there()
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("name", IN_CONTAINERS)
+def test_real_containers_come_to_what_they_should(run_for_real, name):
+    kind = IN_CONTAINERS[name]
+    ran = run_for_real(kind.pipeline, kind.arguments, images=("alpine:3", every_kind.OPTIONS["base_image"]))
+    assert (ran.outcome.state, ran.outcome.error) == ("SUCCEEDED", "")
+    assert ran.outputs == kind.expected
+
+
+@pytest.mark.docker
+def test_containers_and_python_components_hand_on_what_they_write(run_for_real):
+    ran = run_for_real(of_both_kinds)
+    assert (ran.outcome.state, ran.outcome.error) == ("SUCCEEDED", "")
+    assert ran.outputs == {"Output": "loaf 2, loaf 2, in a container, True"}
+    folder = ran.job.directory / "tasks" / ran.tasks["make"].task_id / "outputs"
+    assert ran.log("make") == f"{folder}/data\n"
+    assert {path.lstat().st_uid for path in ran.job.directory.rglob("*")} == {os.getuid()}
+
+
+@pytest.mark.docker
+def test_a_real_container_that_fails_tells_its_exit_code_and_what_it_said(run_for_real):
+    ran = run_for_real(scripted, {"script": "echo going; sleep 0.5; echo no flour >&2; exit 7"})
+    task = ran.tasks["shell"]
+    assert (ran.outcome.state, task.exit_code, task.error) == ("FAILED", 7, "no flour (exit code 7)")
+    assert ran.log("shell") == "going\nno flour\n"
+
+
+@pytest.mark.docker
+def test_an_image_that_cannot_be_had_is_named(run_for_real):
+    ran = run_for_real(needs_an_image_from_a_closed_port)
+    assert "the image localhost:1/nowhere:1 is not here and cannot be pulled" in ran.outcome.error
+
+
+@pytest.mark.docker
+def test_a_program_that_is_not_in_the_image_is_named_and_nothing_is_left(run_for_real):
+    ran = run_for_real(runs_a_program_that_is_not_there)
+    assert f"cannot start a container of {IMAGE}" in ran.outcome.error and "no-such-program" in ran.outcome.error
+
+
+@pytest.mark.docker
+def test_a_log_can_be_read_while_the_container_runs_and_cancelling_removes_it(run_for_real, bench):
+    memory, cancelled, ran = Memory(), threading.Event(), []
+    # A shell ignores being asked to end when it is the first process of a container.
+    arguments = {"script": "echo begun; sleep 60; sleep 60"}
+    run = threading.Thread(
+        target=lambda: ran.append(run_for_real(scripted, arguments, memory=memory, cancelled=cancelled))
+    )
+    run.start()
+    try:
+        task = memory.await_state("shell", "RUNNING")
+        log = await_that(lambda: next(bench.folder.glob(f"runs/*/{task.log}"), None), "there is no log")
+        await_that(lambda: log.read_text() == "begun\n", "the log does not come")
+    finally:
+        cancelled.set()
+    begun = time.monotonic()
+    run.join(10)
+    assert time.monotonic() - begun < 3
+    assert ran and ran[0].tasks["shell"].state == "CANCELED"
+
+
+@pytest.mark.docker
+def test_what_a_killed_worker_leaves_is_removed_by_its_run(real):
+    killed, other = str(uuid.uuid4()), str(uuid.uuid4())
+    for run in (killed, other):
+        options = {"labels": {containers.RUN_LABEL: run}, "network_mode": "host"}
+        real.containers.run(IMAGE, ["sleep", "60"], detach=True, **options)
+    containers.remove_left(killed)
+    left = [len(containers_of(real, run)) for run in (killed, other)]
+    containers.remove_left(other)
+    assert left == [0, 1]
+
+
+@pytest.mark.docker
+def test_the_sandbox_runs_and_terminates_containers(real, sandbox, compiled):
+    sandbox.up(runner="docker")
+    api = Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])
+    good = api.run(compiled(of_both_kinds))["run_id"]
+    long = api.run(compiled(scripted), {"script": "echo begun; sleep 60"})["run_id"]
+    ended = api.await_state(good)
+    assert ended["state"] == "SUCCEEDED", ended
+    await_that(lambda: "shell" in api.tasks(long) and api.log(long, "shell") == "begun\n", "the container does not run")
+    assert len(containers_of(real, long)) == 1
+    api.call("POST", f"/runs/{long}:terminate")
+    assert api.await_state(long)["state"] == "CANCELED"
+    assert containers_of(real, long) == containers_of(real, good) == []

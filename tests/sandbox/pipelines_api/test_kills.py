@@ -1,5 +1,6 @@
 """`kill -9` of the server and of workers, at any moment: nothing that was acknowledged is lost."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -10,8 +11,10 @@ import pytest
 import requests
 import simple
 from conftest import ENDED, Api, await_that
+from sqlmodel import select
 
-from workshop.sandbox.pipelines_api.dispatcher import RUN_MARK
+from workshop.sandbox.pipelines_api.dispatcher import RUN_MARK, Dispatcher
+from workshop.sandbox.pipelines_api.tables import Run, Store, keep_manifest
 from workshop.sandbox.supervisor import MARK
 
 KILLS = 50
@@ -45,7 +48,14 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-    await_that(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "lives")
+    await_that(lambda: not is_alive(pid), f"{pid} lives on")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_fifty_kills_at_random_moments_lose_nothing_and_leave_nothing(sandbox, compiled, echo):
@@ -156,3 +166,21 @@ def test_stopping_the_sandbox_ends_what_runs_and_says_so(sandbox, own_api, runni
     api = Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])
     run = api.get(running)
     assert run["state"] in ENDED and "server ended" in run["error"]["message"]
+
+
+def test_a_run_whose_worker_cannot_be_started_is_failed(tmp_path, echo, monkeypatch):
+    store = Store(tmp_path / "db.sqlite")
+    with store.writing() as session:
+        digest = keep_manifest(session, echo)
+        session.add(Run(run_id="r", experiment_id="e", display_name="r", manifest=digest, created_at=0))
+    dispatcher = Dispatcher(store, tmp_path / "db.sqlite", tmp_path, "subprocess", lambda: 1.0)
+
+    def refuse(_process):
+        raise ConnectionRefusedError("no fork server")
+
+    monkeypatch.setattr(multiprocessing.get_context("forkserver").Process, "start", refuse)
+    with pytest.raises(ConnectionRefusedError):
+        dispatcher._start_waiting()
+    with store.reading() as session:
+        run = session.exec(select(Run)).one()
+    assert run.state == "FAILED" and "could not be started" in run.error

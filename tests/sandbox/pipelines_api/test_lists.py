@@ -137,6 +137,8 @@ def test_a_filter_may_be_encoded_twice(api, seven, unique):
         ({"operation": "IS_SUBSTRING", "key": "created_at", "int_value": 1}, "non string value"),
         ({"operation": "EQUALS", "key": "created_at", "timestamp_value": "yesterday"}, "yesterday"),
         ({"operation": "EQUALS", "key": "created_at", "long_value": "9" * 30}, "long_value"),
+        ({"operation": "EQUALS", "key": "name", "string_value": "\ud800"}, "string_value"),
+        ({"operation": "EQUALS", "key": "\ud800", "string_value": "x"}, "unrecognized field"),
     ],
 )
 def test_a_filter_that_makes_no_sense_says_why(api, predicate, said):

@@ -3,8 +3,9 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import requests
 import simple
-from conftest import Api
+from conftest import Api, await_that
 
 THREADS = 50
 
@@ -65,3 +66,16 @@ def test_runs_wait_in_order_when_there_are_more_than_cores(own_api, compiled, mo
     own_api.await_state(runs[cores], "RUNNING")
     for run in runs:
         own_api.call("DELETE", f"/runs/{run}")
+
+
+def test_fifty_who_follow_a_silent_log_keep_nobody_from_anything(own_api, compiled):
+    run = own_api.run(compiled(simple.slow))["run_id"]
+    node = await_that(lambda: own_api.tasks(run).get("sleep"), "the task does not start")["node_id"]
+    url = f"{own_api.base}/runs/{run}/nodes/{node}/log?follow=true"
+    followers = [requests.get(url, stream=True, timeout=30) for _ in range(THREADS)]
+    for _ in range(3):
+        own_api.call("GET", "/experiments", timeout=5)
+    for follower in followers:
+        follower.close()
+    own_api.call("POST", f"/runs/{run}:terminate")
+    assert own_api.await_state(run)["state"] == "CANCELED"

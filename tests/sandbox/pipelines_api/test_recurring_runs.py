@@ -1,5 +1,6 @@
 """Recurring runs: what is due when, and that it happens."""
 
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -61,7 +62,20 @@ def test_cron_expressions_of_the_server_are_read(good):
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "* *", "x * * * * *", "99 * * * * *", "@sometimes", "@every", "@every soon", "* " * 8]
+    "bad",
+    [
+        "0 0 0 L * *",
+        "0 0 0 * * 1#2",
+        "R R * * * *",
+        "",
+        "* *",
+        "x * * * * *",
+        "99 * * * * *",
+        "@sometimes",
+        "@every",
+        "@every soon",
+        "* " * 8,
+    ],
 )
 def test_others_are_refused_with_a_reason(bad):
     assert cron_problem(bad)
@@ -161,6 +175,23 @@ def test_a_disabled_one_makes_nothing_and_catches_up_when_enabled_again(store):
 def test_one_whose_pipeline_is_gone_makes_nothing_and_stops_nobody(store):
     change(store, manifest="", pipeline_id="gone")
     recurring_runs.fire_due(store, MONDAY + 61)
+    assert made(store) == []
+
+
+def test_one_whose_pipeline_is_gone_does_not_go_through_every_moment_that_it_missed(store):
+    change(store, manifest="", pipeline_id="gone", trigger=every(1, start_time=text(0)))
+    begun = time.monotonic()
+    recurring_runs.fire_due(store, MONDAY)
+    assert made(store) == [] and time.monotonic() - begun < 5
+
+
+def test_a_start_at_the_end_of_the_calendar_is_never_due_and_stops_nobody(store):
+    for trigger in (
+        cron("0 0 0 * * *", start_time="9999-12-31T23:59:59Z"),
+        every(60, start_time="9999-12-31T23:59:59Z"),
+    ):
+        change(store, trigger=trigger)
+        assert recurring_runs.fire_due(store, MONDAY + 100) > 0
     assert made(store) == []
 
 

@@ -78,6 +78,9 @@ def test_a_platform_specification_is_kept(api, unique, compiled):
         (b"name: x\nimplementation: {container: {image: x}}", "single component"),
         (b"apiVersion: v1\nkind: Secret", "Kubernetes manifest (Secret)"),
         (b"colour: red", "no field named"),
+        (rb'{"apiVersion": "x", "kind": "\ud800"}', "half of a character"),
+        (rb'{"schemaVersion": "\ud800"}', "half of a character"),
+        (b'{"a": 1' + b"0" * 400 + b"}", "too large"),
         (b"[" * 100_000, "larger or deeper than any compiled pipeline"),
         (b'{"a":' * 100_000, "larger or deeper than any compiled pipeline"),
         ("\n".join("  " * n + "a:" for n in range(2_000)).encode(), "larger or deeper than any compiled pipeline"),
@@ -185,6 +188,10 @@ def test_arguments_that_are_unknown_or_missing_are_named_all_at_once(api, typed)
 def test_arguments_that_fit_are_taken_and_shown_as_they_came(api, typed):
     run = api.call("POST", "/runs", "V2beta1Run", **start(api, typed, GOOD | {"count": 2.0}))
     assert run["runtime_config"]["parameters"] == GOOD | {"count": 2.0}
+
+
+def test_a_number_that_no_message_can_hold_is_refused(api, typed):
+    assert "as large" in api.refused(400, "POST", "/runs", **start(api, typed, GOOD | {"count": 10**400}))
 
 
 @pytest.mark.parametrize("quoted", ["'flights.csv'", '"flights.csv"'])

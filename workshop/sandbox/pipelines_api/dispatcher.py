@@ -17,9 +17,11 @@ import psutil
 from sqlmodel import select
 
 from workshop.sandbox.pipelines_api.states import STARTED, change
-from workshop.sandbox.pipelines_api.tables import Run, Store, TaskRecord
+from workshop.sandbox.pipelines_api.tables import Run, Store, TaskRecord, forget_unused_manifests
 from workshop.sandbox.supervisor import end
 
+AFTER_AN_ERROR_SECONDS = 1.0
+LONGEST_WAIT_SECONDS = 60.0
 RUN_MARK = "WORKSHOP_RUN_ID"  # in the environment of every process of a run's tasks
 WORKER = "workshop.sandbox.pipelines_api.worker"
 FORK_SERVER_ENDED = 255  # what multiprocessing says of a worker when it can no longer know
@@ -121,13 +123,17 @@ class Dispatcher:
             wait([*sentinels, self._woken], timeout=wait_for)
             while self._woken.poll():
                 self._woken.recv()
-            try:
-                self._see_off_the_ended()
-                wait_for = self._fire_due()
-                self._start_waiting()
-            except Exception:
-                log.exception("the dispatcher goes on after an error")
-                wait_for = 1.0
+            wait_for = min(self._attempt(self._see_off_the_ended), self._attempt(self._fire_due))
+            wait_for = min(wait_for, self._attempt(self._start_waiting))
+
+    def _attempt(self, step: Callable[[], float | None]) -> float:
+        """Do a step, which must not keep the others from being done, and return how long to wait after it."""
+        try:
+            wait_for = step()
+        except Exception:
+            log.exception("the dispatcher goes on after an error")
+            wait_for = AFTER_AN_ERROR_SECONDS
+        return LONGEST_WAIT_SECONDS if wait_for is None else wait_for
 
     def _start_waiting(self) -> None:
         while len(self._workers) < (os.cpu_count() or 1) and not self._stopping:
@@ -146,10 +152,16 @@ class Dispatcher:
         theirs, ours = self._processes.Pipe(duplex=False)
         arguments = (self._database, self._sandbox, run_id, self.runner, theirs)
         process = self._processes.Process(target=work, args=arguments, name=f"run {run_id}", daemon=True)
-        with self._lock:
-            process.start()
+        try:
+            with self._lock:
+                process.start()
+                self._workers[run_id] = Worker(process, ours)
+        except Exception as error:
+            ours.close()
+            self._settle(run_id, f"The process that executes this run could not be started: {error!r}. Retry the run.")
+            raise
+        finally:
             theirs.close()
-            self._workers[run_id] = Worker(process, ours)
         with self._store.reading() as session:
             state = session.exec(select(Run.state).where(Run.run_id == run_id)).first()
         if state != "RUNNING":  # terminated or deleted in between
@@ -175,14 +187,18 @@ class Dispatcher:
                 _close(session, run, reason)
         if run is None:
             shutil.rmtree(self.directory(run_id), ignore_errors=True)
+        else:
+            keep_only_logs(self.directory(run_id))
 
     def _recover(self) -> None:
-        """Close what an earlier server has left open, and delete the folders of runs that were deleted."""
+        """Close what an earlier server has left open, and delete what belonged to what was deleted."""
         with self._store.writing() as session:
             for run in session.exec(select(Run).where(Run.state.in_(STARTED))).all():
                 _end_processes(run.run_id)
                 _close(session, run, SERVER_ENDED)
+                keep_only_logs(self.directory(run.run_id))
             known = set(session.exec(select(Run.run_id)).all())
+            forget_unused_manifests(session)
         folder = self._database.parent / "runs"
         for left in folder.iterdir() if folder.exists() else ():
             if left.name not in known:
@@ -204,6 +220,21 @@ def close_tasks(session, run_id: str, state: str, message: str) -> None:
     for task in session.exec(unfinished).all():
         task.state, task.ended, task.error = state, now(), message
         task.state_history = [*task.state_history, {"at": task.ended, "state": state, "error": message}]
+
+
+def keep_only_logs(folder: Path) -> None:
+    """Delete what a run has left on this machine but its logs: its artifacts are in S3.
+
+    Args:
+        folder: the run's folder.
+    """
+    for name in ("downloads", "workspace"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for left in folder.glob("tasks/*/*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        elif left.name != "log":
+            left.unlink(missing_ok=True)
 
 
 def _close(session, run: Run, reason: str) -> None:

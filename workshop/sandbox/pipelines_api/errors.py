@@ -39,9 +39,10 @@ class ApiError(Exception):
     """
 
     def __init__(self, code: Code, message: str, status: int | None = None) -> None:
-        super().__init__(message)
+        # What is quoted from a request may hold half a character, which no answer can.
+        self.message = message.encode("utf-8", "replace").decode()
+        super().__init__(self.message)
         self.code = code
-        self.message = message
         self.status = status or HTTP_STATUS[code]
 
     def body(self) -> dict:

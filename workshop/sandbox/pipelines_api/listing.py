@@ -109,6 +109,11 @@ def parse_filter(filter_text: str, fields: Mapping[str, Any]) -> list[ColumnElem
     return [_condition(predicate, fields, filter_text) for predicate in predicates]
 
 
+def is_whole(text: str) -> bool:
+    """Tell whether a text can be written as UTF-8: JSON can hold half of a character (a lone surrogate)."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def _filter_document(filter_text: str) -> dict:
     for candidate in (filter_text, unquote_plus(filter_text)):
         try:
@@ -187,7 +192,7 @@ def _read_value(name: str, given):
 
 def _read_scalar(name: str, given):
     if name == "string_value":
-        if isinstance(given, str):
+        if isinstance(given, str) and is_whole(given):
             return given
     elif name == "timestamp_value":
         return _read_timestamp(given)
@@ -247,6 +252,7 @@ def _read_token(text: str) -> dict:
             and isinstance(token["filter"], str)
             and isinstance(token["value"], (str, int, float))
             and isinstance(token["sequence"], int)
+            and all(is_whole(part) for part in token.values() if isinstance(part, str))
             and all(not isinstance(number, int) or SMALLEST <= number <= LARGEST for number in token.values())
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

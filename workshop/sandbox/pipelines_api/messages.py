@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Strict
 from pydantic.alias_generators import to_camel
 
-from workshop.sandbox.pipelines_api.listing import Page
+from workshop.sandbox.pipelines_api.listing import Page, is_whole
 from workshop.sandbox.pipelines_api.tables import Experiment, Pipeline, PipelineVersion, RecurringRun, Run, TaskRecord
 
 LONGEST_NAME = 255  # columns of the server's database
+LARGEST_NUMBER = 10**300  # protocol buffers hold numbers as doubles
 LAST_MOMENT = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
 
 
@@ -28,10 +29,8 @@ def _number(value: Any) -> Any:
 
 
 def _without_surrogates(value: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("holds half of a character (a lone surrogate)") from None
+    if not is_whole(value):
+        raise ValueError("holds half of a character (a lone surrogate)")
     return value
 
 
@@ -39,11 +38,13 @@ def _finite(value: Any) -> Any:
     """Refuse what is no JSON value: NaN, infinity, text that cannot be written as UTF-8."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
+    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        raise ValueError("must not be as large as that")
     if isinstance(value, str):
         _without_surrogates(value)
-    for part in value.items() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        for one in part if isinstance(part, tuple) else (part,):
-            _finite(one)
+    inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for one in inside:
+        _finite(one)
     return value
 
 
@@ -209,7 +210,10 @@ def run(row: Run, tasks: list[TaskRecord], document: dict | None) -> dict:
         tasks: its tasks, in the order in which they were made.
         document: what it executes, where the run itself holds it.
     """
-    details = _filled(task_details=[task_detail(task, row, tasks) for task in tasks])
+    below: dict[str, list[TaskRecord]] = {}
+    for task in tasks:
+        below.setdefault(task.parent_id, []).append(task)
+    details = _filled(task_details=[task_detail(task, below.get(task.task_id, [task])) for task in tasks])
     return _filled(
         experiment_id=row.experiment_id,
         run_id=row.run_id,
@@ -230,11 +234,15 @@ def run(row: Run, tasks: list[TaskRecord], document: dict | None) -> dict:
     )
 
 
-def task_detail(task: TaskRecord, run: Run, tasks: list[TaskRecord]) -> dict:
-    """Return a `V2beta1PipelineTaskDetail`."""
-    below = [child for child in tasks if child.parent_id == task.task_id] or [task]
+def task_detail(task: TaskRecord, below: list[TaskRecord]) -> dict:
+    """Return a `V2beta1PipelineTaskDetail`.
+
+    Args:
+        task: the task.
+        below: the tasks that it holds; itself, if it holds none.
+    """
     return _filled(
-        run_id=run.run_id,
+        run_id=task.run_id,
         task_id=task.task_id,
         display_name=task.name,
         create_time=time(task.created),

@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 
 from workshop.sandbox.pipelines_api.errors import ApiError, invalid
+from workshop.sandbox.pipelines_api.listing import is_whole
+from workshop.sandbox.pipelines_api.messages import LARGEST_NUMBER
 
 LARGEST_BYTES = 32 << 20  # `common.MaxFileLength` of the server
 MOST_NODES = 500_000  # values in a package, repeated ones counted each time: YAML can repeat without end
@@ -141,7 +143,7 @@ def _fits(wanted: str, value: Any) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return {
         "STRING": isinstance(value, str),
-        "NUMBER_INTEGER": number and float(value).is_integer() if number else False,
+        "NUMBER_INTEGER": number and (isinstance(value, int) or value.is_integer()),
         "NUMBER_DOUBLE": number,
         "BOOLEAN": isinstance(value, bool),
         "LIST": isinstance(value, list),
@@ -206,9 +208,9 @@ def _no_number(text: str):
 def _checked(spec: Any, platform: Any, name: str) -> Package:
     if not isinstance(spec, dict) or not isinstance(platform, dict):
         raise invalid(f"{name} holds no compiled pipeline. {NOT_A_PACKAGE}")
-    _refuse_what_only_looks_alike(spec, name)
     _measure(spec, name)
     _measure(platform, name)
+    _refuse_what_only_looks_alike(spec, name)
     parsed_spec, parsed_platform = _parsed(spec, platform, name)
     version = parsed_spec.get("schemaVersion", "")
     if version != SCHEMA_VERSION:
@@ -240,7 +242,11 @@ def _measure(document: dict, name: str) -> None:
         count += 1
         if count > MOST_NODES or depth > DEEPEST:
             raise _too_large(name)
-        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if isinstance(value, str) and not is_whole(value):
+            raise invalid(f"{name} holds half of a character (a lone surrogate): {value[:40]!r}")
+        if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+            raise invalid(f"{name} holds a number that is too large: {str(value)[:20]}...")
+        inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
         stack.extend((one, depth + 1) for one in inside)
 
 

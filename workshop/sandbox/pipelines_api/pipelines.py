@@ -1,10 +1,12 @@
 """The Pipeline and PipelineUpload services."""
 
+from time import monotonic
 from time import time as now
 from uuid import uuid4
 
 from fastapi import APIRouter, Request
 from sqlmodel import Session, func, select
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from workshop.sandbox.pipelines_api import messages
@@ -95,7 +97,7 @@ def router(store: Store) -> APIRouter:
     async def upload_pipeline(request: Request, name: str = "", display_name: str = "", description: str = "") -> dict:
         """Make a pipeline and its first version, which has the same name."""
         content, filename = await _uploaded(request)
-        return await _in_thread(_upload, store, content, filename, (name, display_name, description))
+        return await run_in_threadpool(_upload, store, content, filename, (name, display_name, description))
 
     @routes.post("/upload_version")
     async def upload_pipeline_version(
@@ -104,7 +106,7 @@ def router(store: Store) -> APIRouter:
         """Add a version to a pipeline."""
         content, filename = await _uploaded(request)
         texts = (name, display_name, description)
-        return await _in_thread(_upload_version, store, content, filename, pipelineid, texts)
+        return await run_in_threadpool(_upload_version, store, content, filename, pipelineid, texts)
 
     @routes.get("/names/{name:path}")
     def get_pipeline_by_name(name: str) -> dict:
@@ -244,12 +246,6 @@ async def _uploaded(request: Request) -> tuple[bytes, str]:
         return await file.read(), file.filename or "the file"
 
 
-async def _in_thread(function, *arguments):
-    from starlette.concurrency import run_in_threadpool
-
-    return await run_in_threadpool(function, *arguments)
-
-
 def _download(body: messages.PipelineVersionBody) -> tuple[Package, str]:
     """Fetch the package that a version's `package_url` names."""
     import requests
@@ -260,7 +256,19 @@ def _download(body: messages.PipelineVersionBody) -> tuple[Package, str]:
     try:
         with requests.get(url, stream=True, timeout=DOWNLOAD_WITHIN_SECONDS) as answer:
             answer.raise_for_status()
-            content = answer.raw.read(LARGEST_BYTES + 1, decode_content=True)
+            content = _within_bounds(answer)
     except (requests.RequestException, OSError, ValueError) as error:
         raise invalid(f"the pipeline cannot be downloaded from {url}: {error}") from None
     return read_file(content, url), url
+
+
+def _within_bounds(answer) -> bytes:
+    """Read an answer; give up where it is longer than a package may be, or takes too long."""
+    deadline, content = monotonic() + DOWNLOAD_WITHIN_SECONDS, b""
+    for piece in answer.iter_content(1 << 16):
+        content += piece
+        if len(content) > LARGEST_BYTES:
+            break
+        if monotonic() > deadline:
+            raise OSError(f"it takes longer than {DOWNLOAD_WITHIN_SECONDS} s")
+    return content

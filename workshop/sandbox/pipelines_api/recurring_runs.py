@@ -18,6 +18,8 @@ from workshop.sandbox.pipelines_api.tables import RecurringRun, Run, Store, keep
 
 MOST_AT_ONCE = 10
 LOOK_AGAIN_SECONDS = 60.0  # the clock may be set
+LOOK_AGAIN_SOON_SECONDS = 0.1
+log = logging.getLogger("uvicorn.error")
 FIELDS = {
     "id": RecurringRun.recurring_run_id,
     "recurring_run_id": RecurringRun.recurring_run_id,
@@ -42,8 +44,7 @@ def fire_due(store: Store, moment: float | None = None, runner: str = "subproces
     moment = now() if moment is None else moment
     with store.reading() as session:
         enabled = session.exec(select(RecurringRun.recurring_run_id).where(RecurringRun.enabled)).all()
-    waits = [_fire(store, identifier, moment, runner) for identifier in enabled]
-    return min([*waits, LOOK_AGAIN_SECONDS])
+    return min([*(_fire_one(store, identifier, moment, runner) for identifier in enabled), LOOK_AGAIN_SECONDS])
 
 
 def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
@@ -163,25 +164,41 @@ def _trigger(body: messages.Trigger | None) -> dict:
     return messages.trigger(body)
 
 
+def _fire_one(store: Store, identifier: str, moment: float, runner: str) -> float:
+    """Make the runs of one recurring run that are due; return the seconds until its next one. It stops no other."""
+    try:
+        for _ in range(MOST_AT_ONCE):
+            wait = _fire(store, identifier, moment, runner)
+            if wait:
+                return wait
+        return LOOK_AGAIN_SOON_SECONDS
+    except Exception:
+        log.exception("recurring run %s", identifier)
+        return NEVER
+
+
 def _fire(store: Store, identifier: str, moment: float, runner: str) -> float:
-    """Make the runs of one recurring run that are due; return the seconds until its next one."""
-    while True:
-        with store.writing() as session:
-            row = session.exec(select(RecurringRun).where(RecurringRun.recurring_run_id == identifier)).first()
-            if row is None or not row.enabled:
-                return NEVER
-            due = next_moment(row.trigger, row.last_scheduled, row.created_at, moment, not row.no_catchup)
-            if due > moment:
-                return due - moment
-            unfinished = select(func.count()).select_from(Run)
-            unfinished = unfinished.where(Run.recurring_run_id == identifier, Run.state.not_in(ENDED))
-            if session.exec(unfinished).one() >= row.max_concurrency:
-                return NEVER  # the end of a run is a reason to look again
-            row.last_scheduled, row.fired = int(due), row.fired + 1
-            try:
-                _make_run(session, row, runner)
-            except ApiError as error:
-                logging.getLogger("uvicorn.error").warning("recurring run %s: %s", row.display_name, error)
+    """Make one run, if it is due, and return 0; else return the seconds until there is something to do."""
+    with store.writing() as session:
+        row = session.exec(select(RecurringRun).where(RecurringRun.recurring_run_id == identifier)).first()
+        if row is None or not row.enabled:
+            return NEVER
+        due = next_moment(row.trigger, row.last_scheduled, row.created_at, moment, not row.no_catchup)
+        if due > moment:
+            return due - moment
+        unfinished = select(func.count()).select_from(Run)
+        unfinished = unfinished.where(Run.recurring_run_id == identifier, Run.state.not_in(ENDED))
+        if session.exec(unfinished).one() >= row.max_concurrency:
+            return NEVER  # the end of a run is a reason to look again
+        row.last_scheduled, row.fired = int(due), row.fired + 1
+        try:
+            _make_run(session, row, runner)
+        except ApiError as error:
+            log.warning("recurring run %s makes no run: %s", row.display_name, error)
+            # What was missed will fail for the same reason.
+            latest = next_moment(row.trigger, due, row.created_at, moment, catch_up=False)
+            row.last_scheduled = int(min(latest, moment))
+        return 0.0
 
 
 def _make_run(session: Session, row: RecurringRun, runner: str) -> None:

@@ -1,16 +1,17 @@
 """The Run service, and what the sandbox tells of a run beside the contract: each task's record, log and artifacts."""
 
-import time
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from time import time as now
 from typing import Any
 from uuid import uuid4
 
-from fastapi import APIRouter
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
 from sqlalchemy import delete
 from sqlmodel import Session, select
+from starlette.concurrency import run_in_threadpool
 
 from workshop.sandbox.pipelines_api import engine, experiments, messages, pipelines
 from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
@@ -33,6 +34,7 @@ from workshop.sandbox.pipelines_api.tables import (
 
 SERVICE_ACCOUNT = "pipeline-runner"  # that of a standalone installation
 LOOK_AGAIN_SECONDS = 0.2
+PIECE_BYTES = 1 << 18
 FIELDS = {
     "id": Run.run_id,
     "run_id": Run.run_id,
@@ -220,8 +222,8 @@ def details_router(store: Store, dispatcher: Dispatcher, sandbox: Path) -> APIRo
     """Return the routes beside the contract.
 
     `GET runs/RUN/tasks`: every task with inputs, outputs, exit code, in the order in which they were made.
-    `GET runs/RUN/nodes/NODE/log?follow=true`: a task's log as it is written, by `pod_name` or task id; the real
-    server has the same under `/apis/v1alpha1`, and so has this one.
+    `GET runs/RUN/nodes/NODE/log?follow=true&tail=BYTES`: a task's log, to its end and as it is written, by `pod_name`
+    or task id; the real server has the same under `/apis/v1alpha1`, and so has this one.
     `GET runs/RUN/nodes/NODE/artifacts/NAME`: an output artifact that is one object, as S3 has it.
     """
     routes = APIRouter(prefix="/runs/{run_id}")
@@ -236,15 +238,15 @@ def details_router(store: Store, dispatcher: Dispatcher, sandbox: Path) -> APIRo
             }
 
     @routes.get("/nodes/{node_id}/log")
-    def read_log(run_id: str, node_id: str, follow: bool = False):
+    def read_log(request: Request, run_id: str, node_id: str, follow: bool = False, tail: int = 0):
         with store.reading() as session:
             task = _node(session, run_id, node_id)
         if not task.log:
             raise not_found("Log", f"of {task.name!r} (it is not a task that runs something)")
         path = dispatcher.directory(run_id) / task.log
-        if follow:
-            return StreamingResponse(_follow(store, run_id, task.task_id, path), media_type="text/plain")
-        return PlainTextResponse(path.read_text(errors="replace") if path.exists() else "")
+        start = max(path.stat().st_size - tail, 0) if tail > 0 and path.exists() else 0
+        pieces = _followed(request, store, task.task_id, path, start) if follow else _pieces(path, start)
+        return StreamingResponse(pieces, media_type="text/plain")
 
     @routes.get("/nodes/{node_id}/artifacts/{artifact_name}")
     def read_artifact(run_id: str, node_id: str, artifact_name: str):
@@ -291,21 +293,40 @@ def _node(session: Session, run_id: str, node_id: str) -> TaskRecord:
     raise not_found("Node", node_id)
 
 
-def _follow(store: Store, run_id: str, task_id: str, path: Path) -> Iterator[bytes]:
-    """Yield a log as it is written, to the end of its task."""
-    read = 0
-    while True:
-        with store.reading() as session:
-            state = session.exec(select(TaskRecord.state).where(TaskRecord.task_id == task_id)).first()
-        if path.exists():
-            with path.open("rb") as log:
-                log.seek(read)
-                while piece := log.read(65536):
-                    read += len(piece)
-                    yield piece
-        if state not in ("PENDING", "RUNNING"):
+def _pieces(path: Path, start: int) -> Iterator[bytes]:
+    """Yield a file from some byte on, piece by piece: a log may be larger than memory."""
+    while piece := _piece(path, start):
+        start += len(piece)
+        yield piece
+
+
+def _piece(path: Path, start: int) -> bytes:
+    if not path.exists():
+        return b""
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(PIECE_BYTES)
+
+
+async def _followed(request: Request, store: Store, task_id: str, path: Path, start: int) -> AsyncIterator[bytes]:
+    """Yield a log as it is written, to the end of its task, or until nobody reads it any more.
+
+    It waits without holding a thread: those are few, and all requests share them.
+    """
+    while not await request.is_disconnected():
+        runs = await run_in_threadpool(_still_runs, store, task_id)
+        while piece := await run_in_threadpool(_piece, path, start):
+            start += len(piece)
+            yield piece
+        if not runs:
             return
-        time.sleep(LOOK_AGAIN_SECONDS)
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+
+def _still_runs(store: Store, task_id: str) -> bool:
+    with store.reading() as session:
+        state = session.exec(select(TaskRecord.state).where(TaskRecord.task_id == task_id)).first()
+    return state in ("PENDING", "RUNNING")
 
 
 def _object(sandbox: Path, uri: str) -> Iterator[bytes]:

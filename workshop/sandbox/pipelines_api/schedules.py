@@ -11,6 +11,9 @@ from datetime import UTC, datetime
 from croniter import croniter
 
 DURATION = re.compile(r"(?=.)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+NAMES = "SUN|MON|TUE|WED|THU|FRI|SAT|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC"
+PART = rf"(?:\*|\?|(?:\d+|{NAMES})(?:-(?:\d+|{NAMES}))?)(?:/\d+)?"
+FIELD = re.compile(rf"{PART}(?:,{PART})*", re.IGNORECASE)
 ALIASES = {
     "@yearly": "0 0 0 1 1 *",
     "@annually": "0 0 0 1 1 *",
@@ -31,6 +34,9 @@ def cron_problem(cron: str) -> str:
     fields = ALIASES.get(cron, cron).split()
     if len(fields) not in (5, 6):
         return f"it has {len(fields)} fields; it needs 6: second, minute, hour, day of month, month, day of week"
+    # croniter reads more than the server does: L, #, random values.
+    if strange := [field for field in fields if not FIELD.fullmatch(field)]:
+        return f"the server does not read {strange[0]!r}"
     if croniter.is_valid(_six_fields(cron), second_at_beginning=True):
         return ""
     return "a field is not what cron reads; an example is `0 30 9 * * 1-5`, half past nine on weekdays"
@@ -61,10 +67,10 @@ def next_moment(trigger: dict, last: float, created: float, now: float, catch_up
 def _following(trigger: dict, moment: float) -> float:
     if interval := _interval(trigger):
         return moment + interval
-    cron = croniter(_six_fields(trigger["cron_schedule"]["cron"]), _utc(moment), second_at_beginning=True)
     try:
+        cron = croniter(_six_fields(trigger["cron_schedule"]["cron"]), _utc(moment), second_at_beginning=True)
         return cron.get_next(datetime).timestamp()
-    except ValueError:  # the 30th of February
+    except (ValueError, OverflowError):  # the 30th of February, or the end of the calendar
         return NEVER
 
 

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Column, Engine, ForeignKey, Index, String, event, text
+from sqlalchemy import JSON, Column, Engine, ForeignKey, Index, String, delete, event, text, union
 from sqlmodel import Field, Session, SQLModel, create_engine, select
 
 WAIT_FOR_WRITERS_MS = 30_000
@@ -208,6 +208,12 @@ def keep_manifest(session: Session, document: dict) -> str:
 def manifest(session: Session, digest: str) -> dict:
     """Return a compiled pipeline."""
     return json.loads(session.exec(select(Manifest.content).where(Manifest.digest == digest)).one())
+
+
+def forget_unused_manifests(session: Session) -> None:
+    """Delete the compiled pipelines that no version and no run holds any more."""
+    used = union(*(select(table.manifest) for table in (PipelineVersion, Run, RecurringRun)))
+    session.exec(delete(Manifest).where(Manifest.digest.not_in(used)))
 
 
 def _connect(path: Path) -> Engine:

@@ -12,12 +12,11 @@ from pathlib import Path
 from time import time as now
 from typing import Any, Literal
 
-from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import select
 
 from workshop.sandbox.pipelines_api import engine
-from workshop.sandbox.pipelines_api.dispatcher import SERVER_ENDED, close_tasks
+from workshop.sandbox.pipelines_api.dispatcher import SERVER_ENDED, close_tasks, keep_only_logs
 from workshop.sandbox.pipelines_api.engine.contract import DEFAULT_PIPELINE_ROOT, Job, Outcome, Task
 from workshop.sandbox.pipelines_api.package import read_document
 from workshop.sandbox.pipelines_api.states import ENDED, change
@@ -49,8 +48,9 @@ def work(
     except Exception as error:
         traceback.print_exc()
         outcome = Outcome("FAILED", f"{type(error).__name__}: {error}")
-    _finish(store, run_id, Outcome("FAILED", SERVER_ENDED) if stop.server_ended else outcome)
-    _keep_only_logs(database.parent / "runs" / run_id / "tasks")
+    ended_early = stop.server_ended and outcome.state != "SUCCEEDED"
+    _finish(store, run_id, Outcome("FAILED", SERVER_ENDED) if ended_early else outcome)
+    keep_only_logs(database.parent / "runs" / run_id)
     store.close()
 
 
@@ -135,17 +135,23 @@ def _job(store: Store, folder: Path, sandbox: Path, run_id: str, runner: Literal
         runner=runner,
         tasks_at_once=os.cpu_count() or 1,
         created=float(run.created_at),
-        done=_take_what_is_done(store, run_id),
+        done=_take_what_is_done(store, folder / "runs" / run_id, run_id),
     )
 
 
-def _take_what_is_done(store: Store, run_id: str) -> Mapping[str, Task]:
-    """Return the tasks that an earlier attempt at this run has done, and clear the records for this one."""
+def _take_what_is_done(store: Store, folder: Path, run_id: str) -> Mapping[str, Task]:
+    """Return the tasks that an earlier attempt at this run has done, and clear away the others.
+
+    The records of what is done stay, so that they are not lost if this attempt ends before it gets there.
+    """
     with store.writing() as session:
         rows = session.exec(select(TaskRecord).where(TaskRecord.run_id == run_id)).all()
         done = [row for row in rows if row.kind != "dag" and (row.state == "SUCCEEDED" or row.cached)]
         tasks = {row.path: Task(**{name: getattr(row, name) for name in TASK_FIELDS}) for row in done}
-        session.exec(delete(TaskRecord).where(TaskRecord.run_id == run_id))
+        for row in rows:
+            if row not in done:
+                session.delete(row)
+                shutil.rmtree(folder / "tasks" / row.task_id, ignore_errors=True)
     return tasks
 
 
@@ -163,11 +169,3 @@ def _finish(store: Store, run_id: str, outcome: Outcome) -> None:
         state = "CANCELED" if run.state == "CANCELING" and outcome.state == "FAILED" else outcome.state
         close_tasks(session, run_id, "CANCELED" if state == "CANCELED" else "FAILED", outcome.error)
         change(run, state, "" if state == "CANCELED" else outcome.error)
-
-
-def _keep_only_logs(tasks: Path) -> None:
-    """Delete the local copies of artifacts: they are in S3."""
-    for task in tasks.iterdir() if tasks.exists() else ():
-        for left in task.iterdir() if task.is_dir() else ():
-            if left.name != "log":
-                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)

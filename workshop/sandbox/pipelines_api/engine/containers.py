@@ -1,6 +1,7 @@
 """Runs tasks in the containers that they name, with Docker."""
 
 import os
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Any
 
 from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 
+from workshop.sandbox.pipelines_api.engine import logs
 from workshop.sandbox.pipelines_api.engine.contract import Job
 from workshop.sandbox.pipelines_api.engine.environment import TASK_MARK
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
 from workshop.sandbox.pipelines_api.engine.process import Running
+
+RUN_LABEL = "workshop.run"  # by this a run's containers are found again
 
 
 def run(
@@ -41,24 +45,39 @@ def run(
         EngineError: there is no Docker, no such image, or it cannot be started.
         Cancelled: the run was stopped.
     """
-    import docker.errors
+    from requests import RequestException
 
     client = _client()
     try:
-        _pull_if_missing(client, image)
-        container = _start(client, job, image, command, environment, folder)
+        _pull_if_missing(client, running, image, log)
+        container = _create(client, job, image, command, environment, folder)
         try:
-            with running.stoppable(lambda: _kill(container)):
-                with log.open("ab") as output:
-                    for piece in container.logs(stream=True, follow=True):
-                        output.write(piece)
-                        output.flush()
-                return container.wait()["StatusCode"]
+            return _to_its_end(container, running, image, log)
         finally:
-            with suppress(docker.errors.APIError):
-                container.remove(force=True)
+            _remove(container)
+    except RequestException as error:
+        raise EngineError(f"Docker does not answer any more: {error}") from error
     finally:
         client.close()
+
+
+def remove_left(run_id: str) -> None:
+    """Remove what a run has left in Docker when its worker could not.
+
+    Args:
+        run_id: the run; nothing of it may be starting containers any more.
+    """
+    from docker.errors import DockerException
+    from requests import RequestException
+
+    # Where Docker does not answer, nothing runs in it.
+    with suppress(EngineError, DockerException, RequestException):
+        client = _client()
+        try:
+            for container in client.containers.list(all=True, sparse=True, filters={"label": f"{RUN_LABEL}={run_id}"}):
+                _remove(container)
+        finally:
+            client.close()
 
 
 def _client() -> Any:
@@ -67,23 +86,48 @@ def _client() -> Any:
     try:
         return docker.from_env()
     except docker.errors.DockerException as error:
-        raise EngineError(f"cannot reach Docker: {error}. Start it, or run without WORKSHOP_RUNNER=docker") from error
+        raise EngineError(
+            f"cannot reach Docker: {error}. Start it, or do without: workshop sandbox up --runner subprocess"
+        ) from error
 
 
-def _pull_if_missing(client: Any, image: str) -> None:
+def _pull_if_missing(client: Any, running: Running, image: str, log: Path) -> None:
     import docker.errors
 
     try:
         client.images.get(image)
     except docker.errors.ImageNotFound:
+        logs.note(log, f"Pulling the image {image}, which is not here yet.")
+        _pull(client, running, image)
+    except docker.errors.APIError as error:
+        raise EngineError(f"the image {image} cannot be used: {error.explanation}") from error
+
+
+def _pull(client: Any, running: Running, image: str) -> None:
+    """Pull an image in a thread of its own: there is no other way to stop waiting for it."""
+    from docker.errors import APIError
+    from requests import RequestException
+
+    ended = threading.Event()
+    errors: list[Exception] = []
+
+    def pull() -> None:
         try:
-            # Without a tag, `pull` would fetch every tag that there is.
-            client.images.pull(image if ":" in image.rpartition("/")[2] or "@" in image else f"{image}:latest")
-        except docker.errors.APIError as error:
-            raise EngineError(f"the image {image} is not here and cannot be pulled: {error.explanation}") from error
+            client.images.pull(image)
+        except (APIError, RequestException) as error:
+            errors.append(error)
+        finally:
+            ended.set()
+
+    with running.stoppable(ended.set):
+        threading.Thread(target=pull, daemon=True).start()
+        ended.wait()
+    if errors:
+        why = getattr(errors[0], "explanation", None) or errors[0]
+        raise EngineError(f"the image {image} is not here and cannot be pulled: {why}") from errors[0]
 
 
-def _start(
+def _create(
     client: Any,
     job: Job,
     image: str,
@@ -97,12 +141,13 @@ def _start(
     workspace = job.directory / "workspace"
     workspace.mkdir(parents=True, exist_ok=True)
     try:
-        return client.containers.run(
+        return client.containers.create(
             image,
             command=arguments,
             # As on Kubernetes: a component's command replaces the image's entry point.
             **({"entrypoint": entrypoint} if entrypoint else {}),
             name=f"workshop-{environment[TASK_MARK]}",
+            labels={RUN_LABEL: job.run_id},
             environment=dict(environment),
             volumes={
                 str(job.directory): {"bind": str(job.directory), "mode": "rw"},
@@ -111,14 +156,37 @@ def _start(
             working_dir=str(folder),
             network_mode="host",
             user=f"{os.getuid()}:{os.getgid()}",
-            detach=True,
         )
     except docker.errors.APIError as error:
+        raise EngineError(f"cannot make a container of {image}: {error.explanation}") from error
+
+
+def _to_its_end(container: Any, running: Running, image: str, log: Path) -> int:
+    import docker.errors
+
+    try:
+        container.start()
+    except docker.errors.APIError as error:
         raise EngineError(f"cannot start a container of {image}: {error.explanation}") from error
+    with running.stoppable(lambda: _kill(container)):
+        with log.open("ab") as output:
+            for piece in container.logs(stream=True, follow=True):
+                output.write(piece)
+                output.flush()
+        return container.wait()["StatusCode"]
 
 
 def _kill(container: Any) -> None:
-    import docker.errors
+    from docker.errors import APIError
+    from requests import RequestException
 
-    with suppress(docker.errors.APIError):
+    with suppress(APIError, RequestException):  # it has ended, or Docker has
         container.kill()
+
+
+def _remove(container: Any) -> None:
+    from docker.errors import APIError
+    from requests import RequestException
+
+    with suppress(APIError, RequestException):  # somebody else has removed it
+        container.remove(force=True)

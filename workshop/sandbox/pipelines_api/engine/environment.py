@@ -42,7 +42,8 @@ def of_process(job: Job, executor: Mapping[str, Any], task_id: str, scratch: Pat
 
 def of_container(job: Job, executor: Mapping[str, Any], task_id: str, scratch: Path) -> dict[str, str]:
     """Return what a task that runs in a container finds besides what the image sets."""
-    home = {"HOME": str(scratch), "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}
+    # The image does not know the user, and `getpass.getuser()` must not fail for that.
+    home = {"HOME": str(scratch), "LOGNAME": "workshop", "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}
     return home | _own(job, executor, task_id)
 
 
