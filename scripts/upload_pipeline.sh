@@ -8,7 +8,7 @@ usage: scripts/upload_pipeline.sh [--name NAME] [--version VERSION] [--descripti
 
 Uploads FILE, the YAML that `kfp dsl compile` wrote. If there is no pipeline of that name yet, it is made, and
 FILE is its first version, with the same name; else FILE becomes a new version. A file that is there already as a
-version is not uploaded again, so running this twice changes nothing the second time.
+version is not uploaded again, so running this twice changes nothing the second time. A version is never replaced.
 
   --name NAME         the pipeline's name (default: the name that it was compiled with)
   --version VERSION   the name of a new version (default: v- and the first 12 digits of the file's SHA-256 checksum)
@@ -71,8 +71,9 @@ if kind == "pipeline":
 else:
     spec, *platform = yaml.safe_load_all(open(file))
     content = {"pipeline_spec": spec, "platform_spec": platform[0]} if platform else spec
-    same = (item["display_name"] for item in items if wanted == item["display_name"] or content == item["pipeline_spec"])
-    print(next(same, ""))
+    same = next((item["display_name"] for item in items if content == item["pipeline_spec"]), "")
+    taken = any(wanted == item["display_name"] for item in items)
+    print(f"same {same}" if same else "taken" if taken else "new")
 '
 # In the sandbox, the path of the endpoint is a secret. It is taken out before anything is kept, so that not even
 # `bash -x` shows it.
@@ -82,7 +83,7 @@ import os, sys
 from urllib.parse import urlsplit
 path = urlsplit(os.environ.get("KF_PIPELINES_ENDPOINT", "")).path.strip("/")
 text = sys.stdin.read()
-sys.stdout.write(text.replace(path, "...") if path else text)
+sys.stdout.write(text.replace("/" + path, "/...") if path else text)
 '
 }
 
@@ -132,10 +133,15 @@ fi
 
 versions=$(ask pipeline list-versions --sort-by 'created_at desc' "$pipeline_id")
 there=$(python3 -c "$find" version "$version" "$file" <<<"$versions")
-if [ -n "$there" ]; then
-  printf 'the pipeline %s has this as its version %s already; nothing to do\n' "$name" "$there"
-  exit 0
-fi
+case "$there" in
+  same*)
+    printf 'the pipeline %s has this as its version %s already; nothing to do\n' "$name" "${there#same }"
+    exit 0 ;;
+  taken)
+    printf 'upload_pipeline.sh: the pipeline %s has a version %s already, made from another file. %s\n' "$name" "$version" \
+      'Give another --version, or none: its name then comes from the content.' >&2
+    exit 1 ;;
+esac
 change kfp pipeline create-version --pipeline-id "$pipeline_id" --pipeline-version "$version" \
   ${description:+--description "$description"} "$file"
 $dry_run || printf 'uploaded %s as the version %s of the pipeline %s\n' "$file" "$version" "$name"

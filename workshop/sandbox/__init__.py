@@ -175,7 +175,7 @@ class Sandbox:
         supervisor = self._supervisor(Identity.new())
         records = {server.name: supervisor.record(server) for server in supervisor.servers if server.name in names}
         if missing := [name for name, record in records.items() if record is None]:
-            raise SandboxError(f"the sandbox's {' and '.join(missing)} is not running. Start it: workshop sandbox up")
+            raise SandboxError(f"not running in the sandbox: {', '.join(missing)}. Start it: workshop sandbox up")
         return records
 
     def _choose_runner(self, runner: str) -> None:

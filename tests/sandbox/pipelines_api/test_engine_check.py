@@ -74,7 +74,7 @@ def test_what_can_run_is_not_refused(kind):
 def test_what_needs_its_image_needs_docker(pipeline, task, said):
     (error,), _ = check(pipeline)
     assert error.partition("/")[0].startswith("task ") and task.rpartition("/")[2] in error
-    assert said in error and "needs Docker" in error and "WORKSHOP_RUNNER=docker" in error
+    assert said in error and "needs Docker" in error and "workshop sandbox up --runner docker" in error
     assert check(pipeline, "docker") == ([], [])
 
 

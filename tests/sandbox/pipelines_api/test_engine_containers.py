@@ -17,6 +17,7 @@ from pathlib import Path
 
 import docker.errors
 import every_kind
+import psutil
 import pytest
 from conftest import Api, await_that
 from engine_bench import Memory, Ran
@@ -24,6 +25,7 @@ from every_kind import IN_CONTAINERS
 from filelock import FileLock
 from kfp import dsl
 from requests import ConnectionError
+from test_kills import kill, server_pid, worker_pids
 
 from workshop.sandbox.pipelines_api.engine import containers
 
@@ -458,3 +460,16 @@ def test_the_sandbox_runs_and_terminates_containers(real, sandbox, compiled):
     api.call("POST", f"/runs/{long}:terminate")
     assert api.await_state(long)["state"] == "CANCELED"
     assert containers_of(real, long) == containers_of(real, good) == []
+
+
+@pytest.mark.docker
+def test_the_container_of_a_killed_worker_is_removed(real, sandbox, compiled):
+    sandbox.up(runner="docker")
+    api = Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])
+    run = api.run(compiled(scripted), {"script": "sleep 60"})["run_id"]
+    await_that(lambda: containers_of(real, run), "the container does not run")
+    fork_servers = {child.pid for child in psutil.Process(server_pid(sandbox)).children()}
+    for pid in set(worker_pids(sandbox)) - fork_servers:
+        kill(pid)
+    assert api.await_state(run)["state"] == "FAILED"
+    assert containers_of(real, run) == []

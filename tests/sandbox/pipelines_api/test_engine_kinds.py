@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import every_kind
 import pytest
-from every_kind import IN_CONTAINERS, KINDS, WITH_PLATFORM, arguments_of
+from every_kind import KINDS, WITH_PLATFORM, arguments_of
 
 
 @pytest.fixture
@@ -30,20 +30,6 @@ def test_a_pipeline_of_this_kind_comes_to_what_it_should(bench, tmp_path, reques
         assert {name: type(value) for name, value in ran.outputs.items()} == {
             name: type(value) for name, value in kind.expected.items()
         }
-
-
-@pytest.mark.docker
-@pytest.mark.parametrize("name", IN_CONTAINERS)
-def test_a_container_component_runs_in_its_container(bench, name):
-    docker = pytest.importorskip("docker")
-    try:
-        docker.from_env().ping()
-    except docker.errors.DockerException as error:
-        pytest.skip(f"no Docker engine answers: {error}; to run it: start Docker")
-    kind = IN_CONTAINERS[name]
-    ran = bench.run(kind.pipeline, kind.arguments, runner="docker")
-    assert ran.outcome.state == "SUCCEEDED", ran.outcome.error
-    assert ran.outputs == kind.expected
 
 
 def test_the_branch_that_was_not_taken_is_skipped_with_nothing_in_it(bench):

@@ -172,12 +172,20 @@ class Dispatcher:
             ended = [run_id for run_id, worker in self._workers.items() if worker.process.exitcode is not None]
         for run_id in ended:
             worker = self._workers[run_id]
-            _end_processes(run_id, worker.process.pid)
+            self._end_what_is_left(run_id, worker.process.pid)
             self._settle(run_id, _how_it_ended(worker.process.exitcode))
             worker.orders.close()
             worker.process.close()
             with self._lock:
                 del self._workers[run_id]
+
+    def _end_what_is_left(self, run_id: str, *workers: int) -> None:
+        """End what a run has left running when its worker could not, be it processes or containers."""
+        from workshop.sandbox.pipelines_api.engine.containers import remove_left
+
+        _end_processes(run_id, *workers)
+        if self.runner == "docker":
+            remove_left(run_id)
 
     def _settle(self, run_id: str, reason: str) -> None:
         """See that a run whose worker is gone has ended, and that nothing of a deleted one is left."""
@@ -194,7 +202,7 @@ class Dispatcher:
         """Close what an earlier server has left open, and delete what belonged to what was deleted."""
         with self._store.writing() as session:
             for run in session.exec(select(Run).where(Run.state.in_(STARTED))).all():
-                _end_processes(run.run_id)
+                self._end_what_is_left(run.run_id)
                 _close(session, run, SERVER_ENDED)
                 keep_only_logs(self.directory(run.run_id))
             known = set(session.exec(select(Run.run_id)).all())

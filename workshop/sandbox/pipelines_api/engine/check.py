@@ -9,7 +9,7 @@ from workshop.sandbox.pipelines_api.engine.errors import EngineError
 from workshop.sandbox.pipelines_api.engine.spec import Place, Spec
 
 _EXECUTOR = "kfp.dsl.executor_main"
-_DOCKER = "workshop sandbox up with WORKSHOP_RUNNER=docker"
+_DOCKER = "workshop sandbox up --runner docker"
 # The images by which kfp-kubernetes marks what is no container, but an order to Kubernetes.
 _ORDERS = {"argostub/createpvc": "makes a volume claim", "argostub/deletepvc": "deletes a volume claim"}
 # What a platform's specification can hold for an executor, and what it means that the sandbox ignores it.

@@ -12,16 +12,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
+from workshop.sandbox.pipelines_api.engine.values import as_text, as_type
 
 _TOKEN = re.compile(
     r"""\s*(?:
-      (?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")
+      (?P<text>'(?:[^'\\]|\\[ntr\\'"])*'|"(?:[^"\\]|\\[ntr\\'"])*")
     | (?P<number>\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)
     | (?P<word>[A-Za-z_][\w.]*)
     | (?P<sign>&&|\|\||[=!<>]=|[<>!()\[\]-])
     )""",
     re.VERBOSE,
 )
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 # `~` binds as tightly in Python as `!` does in CEL; `not` does not.
 _SIGNS = {"&&": " and ", "||": " or ", "!": "~"}
 _WORDS = {"true": "True", "false": "False", "null": "None", "inputs.parameter_values": "parameters"}
@@ -33,7 +35,14 @@ _COMPARE = {
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
 }
-_CASTS = {"int": lambda value: int(float(value)), "double": float, "string": str, "bool": bool}
+_WHOLE = re.compile(r"[-+]?[0-9]+")
+_CASTS = {
+    # Not by way of a float, which does not hold every whole number.
+    "int": lambda value: int(float(value) if isinstance(value, str) and not _WHOLE.fullmatch(value) else value),
+    "double": float,
+    "string": as_text,
+    "bool": lambda value: as_type(value, "BOOLEAN"),
+}
 _SELECTOR = re.compile(r"""parseJson\(string_value\)((?:\[(?:"[^"]*"|'[^']*'|\d+)\])+)""")
 _KEY = re.compile(r"""\[(?:"([^"]*)"|'([^']*)'|(\d+))\]""")
 
@@ -111,7 +120,7 @@ def _translated(token: re.Match[str]) -> str:
     kind = token.lastgroup
     piece = token[kind]
     if kind == "text":
-        return repr(re.sub(r"\\(.)", r"\1", piece[1:-1]))
+        return repr(re.sub(r"\\(.)", lambda escape: _ESCAPES.get(escape[1], escape[1]), piece[1:-1]))
     if kind == "word":
         # A word of Python that is none here, such as `lambda`, must not get a meaning.
         return _WORDS.get(piece, f"{piece}_" if piece not in _CASTS else piece)
@@ -138,7 +147,8 @@ def _is_known(node: ast.expr) -> bool:
 
 def _unreadable(expression: str) -> EngineError:
     return EngineError(
-        f"cannot read the condition {expression!r}. Compare values of the same type, and texts without quotation marks"
+        f"cannot read the condition {expression!r}. Compare values of the same type, and texts without quotation marks and "
+        "backslashes"
     )
 
 
@@ -158,7 +168,7 @@ class _Reader:
             case ast.UnaryOp(op=ast.Invert(), operand=part):
                 return not self._truth(part)
             case ast.UnaryOp(op=ast.USub(), operand=part):
-                return -self.value(part)
+                return self._negative(self.value(part))
             case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _COMPARE:
                 return self._compared(op, self.value(left), self.value(right))
             case ast.Call(func=ast.Name(id=name), args=[part], keywords=[]) if name in _CASTS:
@@ -173,15 +183,23 @@ class _Reader:
             raise _unreadable(self._expression)
         return value
 
+    def _negative(self, value: Any) -> Any:
+        if _family(value) is not float:
+            raise _unreadable(self._expression)
+        return -value
+
     def _compared(self, op: ast.cmpop, left: Any, right: Any) -> bool:
         if _family(left) != _family(right):
             raise EngineError(f"the condition {self._expression!r} compares {left!r} with {right!r}: not the same type")
-        return _COMPARE[type(op)](left, right)
+        try:
+            return _COMPARE[type(op)](left, right)
+        except TypeError:
+            raise EngineError(f"the condition {self._expression!r} cannot order {left!r} and {right!r}") from None
 
     def _cast(self, name: str, value: Any) -> Any:
         try:
             return _CASTS[name](value)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError, EngineError):
             raise EngineError(f"the condition {self._expression!r} needs {name}({value!r})") from None
 
     def _parameter(self, name: str) -> Any:

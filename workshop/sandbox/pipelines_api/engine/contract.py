@@ -24,7 +24,7 @@ class Task:
         name: what people see: the task's display name, usually the last part of `path`;
             the pipeline's name for the root.
         kind: what is behind it.
-        task_id: UUID, new at every run.
+        task_id: UUID, new at every run; a task of `Job.done` keeps it, even when it is run again.
         parent_id: `task_id` of the DAG that holds it; "" for the root.
         state: where it has got to. A cached task and one whose condition is false are `SKIPPED`.
         cached: whether its outputs were taken from an earlier task with the same component and inputs.
@@ -75,7 +75,8 @@ class Job:
         runner: "subprocess" or "docker".
         tasks_at_once: how many tasks of this run may run at the same time.
         created: seconds since the epoch.
-        done: tasks of an earlier attempt at this run, by path; those that succeeded are not run again.
+        done: tasks of an earlier attempt at this run, by path; those that succeeded are not run again, unless what
+            they were computed from has changed.
     """
 
     run_id: str

@@ -57,6 +57,10 @@ class Group(Node):
         raise NotImplementedError
 
     @property
+    def anew(self) -> bool:
+        return super().anew or any(child.anew for child in self.children.values())
+
+    @property
     def failed(self) -> Node | None:
         """The child that failed first."""
         failed = [child for child in self.children.values() if child.task.state == "FAILED"]
@@ -104,7 +108,7 @@ class Dag(Group):
         if self.run.cancelled.is_set():
             return False
         upstream = [self.children.get(name) for name in self._upstream[key]]
-        if _follows_failures(self._tasks[key]):
+        if spec.follows_failures(self._tasks[key]):
             return all(node is not None and node.ended for node in upstream)
         return not self.closed and all(node is not None and node.task.state in GONE_WELL for node in upstream)
 
@@ -193,7 +197,3 @@ class Loop(Group):
             node.start()
         except EngineError as error:
             node.fail(str(error))
-
-
-def _follows_failures(task: Spec) -> bool:
-    return task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"

@@ -1,5 +1,7 @@
 """Hands a task its inputs, and takes its outputs, in the forms that `kfp.dsl.executor` reads and writes."""
 
+import json
+import math
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,10 +70,7 @@ def take_outputs(store: Store, component: Spec, message: pipeline_spec_pb2.Execu
         EngineError: the task wrote something that cannot be read or stored.
         Cancelled: the run was cancelled meanwhile.
     """
-    try:
-        written = executor_output_utils.get_outputs_for_task(message, _outputs_only(component))
-    except Exception as error:
-        raise EngineError(f"its outputs cannot be read: {error}") from error
+    written = _written(component, message)
     outputs, declared = nothing(), component.get("outputDefinitions", {})
     for name, definition in declared.get("parameters", {}).items():
         if name in written and written[name] is not None:
@@ -87,6 +86,40 @@ def take_outputs(store: Store, component: Spec, message: pipeline_spec_pb2.Execu
 def _outputs_only(component: Spec) -> pipeline_spec_pb2.ComponentSpec:
     declared = {"outputDefinitions": component.get("outputDefinitions", {})}
     return json_format.ParseDict(declared, pipeline_spec_pb2.ComponentSpec(), ignore_unknown_fields=True)
+
+
+def _written(component: Spec, message: pipeline_spec_pb2.ExecutorInput) -> dict[str, Any]:
+    try:
+        _refuse_odd_numbers(executor_output_utils.load_executor_output(message.outputs.output_file))
+        return executor_output_utils.get_outputs_for_task(message, _outputs_only(component))
+    except EngineError:
+        raise
+    except Exception as error:
+        raise EngineError(f"its outputs cannot be read: {error}") from error
+
+
+def _refuse_odd_numbers(told: pipeline_spec_pb2.ExecutorOutput) -> None:
+    """Refuse what Python writes into JSON, but no one else reads from it."""
+    for name, value in told.parameter_values.items():
+        _refuse_odd_number(f"its output {name!r}", executor_output_utils.pb2_value_to_python(value))
+    for name, artifacts in told.artifacts.items():
+        for artifact in artifacts.artifacts:
+            for key, value in executor_output_utils.pb2_struct_to_python(artifact.metadata).items():
+                _refuse_odd_number(f"the metadata {key!r} of its output {name!r}", value)
+
+
+def _refuse_odd_number(what: str, value: Any) -> None:
+    if (odd := _odd_number(value)) is not None:
+        verb = "is" if odd is value else "holds"
+        raise EngineError(f"{what} {verb} {json.dumps(odd)}, which JSON cannot hold; return a text, or leave it out")
+
+
+def _odd_number(value: Any) -> float | None:
+    """Return the first number in a value that is none to JSON, or None."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else value
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return next((odd for odd in map(_odd_number, inner) if odd is not None), None)
 
 
 def _path(store: Store, name: str, artifact: Artifact) -> Path:
@@ -123,6 +156,7 @@ def _stored(
 
 
 def _typed(name: str, value: Any, definition: Spec) -> Any:
+    _refuse_odd_number(f"its output {name!r}", value)
     try:
         return as_type(value, definition.get("parameterType", ""))
     except EngineError as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from workshop.sandbox.pipelines_api.engine import importer, logs, placeholders, spec
+from workshop.sandbox.pipelines_api.engine.artifacts import remove
 from workshop.sandbox.pipelines_api.engine.contract import Task
 from workshop.sandbox.pipelines_api.engine.inputs import Spec, Values
 from workshop.sandbox.pipelines_api.engine.node import Failure, Node
@@ -26,12 +28,17 @@ class Leaf(Node):
         self.executor = spec.executor_of(run.job.spec, component)
         super().__init__(run, parent, path, name, "importer" if "importer" in self.executor else "container")
         self._retries = Retries(task.get("retryPolicy", {}))
+        self._done = _done_before(run.job.done.get(path))
+        if self._done:
+            # What becomes of the task now takes the place of what was written down then.
+            self.task.task_id = self._done.task_id
 
     def start(self) -> None:
-        done = self.run.job.done.get(self.task.path)
-        if done and (done.state == "SUCCEEDED" or done.cached):
-            self._keep(done)
+        if self._done and self._still_holds(self._done):
+            self._keep(self._done)
             return
+        self._anew = True
+        remove(self.run.job.directory / "tasks" / self.task.task_id)
         self.task.log = f"tasks/{self.task.task_id}/log"
         (self.run.job.directory / self.task.log).parent.mkdir(parents=True, exist_ok=True)
         if self.task.kind == "importer":
@@ -68,6 +75,15 @@ class Leaf(Node):
             self.failure = Failure(self.task.path, result.error, result.exit_code or 1)
         self.task.outputs = result.outputs
         self.end(result.state, result.error)
+
+    def _still_holds(self, done: Task) -> bool:
+        """Tell whether what an earlier attempt at the run has done would come out the same now."""
+        if spec.follows_failures(self.spec) and self._upstream_is_new():
+            return False
+        return _comparable(done.inputs) == _comparable(self.task.inputs)
+
+    def _upstream_is_new(self) -> bool:
+        return any(self.parent.children[name].anew for name in spec.upstream_of(self.spec))
 
     def _keep(self, done: Task) -> None:
         """Stand for a task that an earlier attempt at the run has done."""
@@ -111,6 +127,19 @@ class Retries:
         """Return how many seconds to wait after so many attempts."""
         # Bounded before it is multiplied: the power of many retries is too large for a number.
         return min(self._first * self._factor ** min(attempts - 1, 60), self._longest)
+
+
+def _done_before(task: Task | None) -> Task | None:
+    return task if task and (task.state == "SUCCEEDED" or task.cached) else None
+
+
+def _comparable(values: Values) -> str:
+    """Return what is equal for equal inputs; metadata of artifacts do not count."""
+    artifacts = {
+        name: [[artifact[key] for key in ("name", "uri", "type")] for artifact in found]
+        for name, found in values["artifacts"].items()
+    }
+    return json.dumps([values["parameters"], artifacts], sort_keys=True)
 
 
 def _seconds(duration: str) -> float:

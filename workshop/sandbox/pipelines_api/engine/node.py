@@ -49,6 +49,7 @@ class Node:
         self.run = run
         self.parent = parent
         self.failure: Failure | None = None
+        self._anew = False
         self.task = Task(
             path=path,
             name=name,
@@ -66,6 +67,11 @@ class Node:
     def outputs(self) -> Values:
         return self.task.outputs
 
+    @property
+    def anew(self) -> bool:
+        """Whether it, or something that it holds, is the work of this attempt at the run, not of an earlier one."""
+        return self._anew
+
     def start(self) -> None:
         """Begin; the inputs are known."""
         raise NotImplementedError
@@ -76,6 +82,7 @@ class Node:
 
     def fail(self, message: str) -> None:
         """End because the node itself cannot go on."""
+        self._anew = True
         self.failure = Failure(self.task.path, message, 1)
         self.end("FAILED", message)
 

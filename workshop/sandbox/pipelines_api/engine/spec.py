@@ -68,6 +68,11 @@ def upstream_of(task: Spec) -> set[str]:
     return producers | set(task.get("dependentTasks", []))
 
 
+def follows_failures(task: Spec) -> bool:
+    """Tell whether a task begins even when those for which it waits have failed."""
+    return task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"
+
+
 def command_of(executor: Spec) -> list[str]:
     """Return command and arguments of a container, unfilled."""
     container = executor["container"]

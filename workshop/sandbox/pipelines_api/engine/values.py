@@ -44,9 +44,10 @@ def as_type(value: Any, kind: str) -> Any:
     if kind == "BOOLEAN" and isinstance(parsed, bool):
         return parsed
     if kind.startswith("NUMBER") and isinstance(parsed, int | float) and not isinstance(parsed, bool):
+        number = _float(parsed)
         if kind == "NUMBER_DOUBLE":
-            return float(parsed)
-        if float(parsed).is_integer():
+            return number
+        if number.is_integer():
             return int(parsed)
     raise EngineError(f"{as_text(value)!r} is not a {_NAMES[kind]}")
 
@@ -63,6 +64,13 @@ _NAMES = {
     "LIST": "list",
     "STRUCT": "dictionary",
 }
+
+
+def _float(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        raise EngineError(f"{as_text(number)!r} is too large a number") from None
 
 
 def _parsed(text: str) -> Any:
