@@ -55,13 +55,45 @@ def writes(word: str = "stored") -> str:
 
 
 @dsl.component(**OPTIONS)
-def infinite(metrics: dsl.Output[dsl.Metrics]):
-    metrics.log_metric("loss", float("inf"))
+def logs_number(number: str, metrics: dsl.Output[dsl.Metrics]):
+    metrics.log_metric("loss", float(number))
 
 
 @dsl.pipeline
-def logs_infinity():
-    infinite()
+def logs(number: str):
+    logs_number(number=number)
+
+
+@dsl.component(**OPTIONS)
+def returns_number(number: str) -> float:
+    return float(number)
+
+
+@dsl.pipeline
+def returns(number: str):
+    returns_number(number=number)
+
+
+@dsl.component(**OPTIONS)
+def returns_list(number: str) -> list:
+    return [1, {"loss": float(number)}]
+
+
+@dsl.pipeline
+def returns_in_list(number: str):
+    returns_list(number=number)
+
+
+@dsl.component(**OPTIONS)
+def writes_number(number: str, loss: dsl.OutputPath(float)):
+    from pathlib import Path
+
+    Path(loss).write_text(number)
+
+
+@dsl.pipeline
+def writes_to_path(number: str):
+    writes_number(number=number)
 
 
 def test_an_artifact_is_stored_where_kubeflow_stores_it(bench):
@@ -154,6 +186,18 @@ def test_the_settings_of_this_process_are_not_used(bench, monkeypatch):
     assert bench.run(writes).outputs == {"Output": "stored"}
 
 
-def test_a_number_that_json_does_not_know_is_named(bench):
-    ran = bench.run(logs_infinity)
-    assert "its outputs cannot be read" in ran.outcome.error and "Infinity" in ran.outcome.error
+@pytest.mark.parametrize(
+    ("pipeline", "number", "said"),
+    [
+        (returns, "nan", "its output 'Output' is NaN, which"),
+        (returns, "-inf", "its output 'Output' is -Infinity, which"),
+        (returns_in_list, "nan", "its output 'Output' holds NaN, which"),
+        (writes_to_path, "NaN", "its output 'loss' is NaN, which"),
+        (logs, "nan", "the metadata 'loss' of its output 'metrics' is NaN, which"),
+        (logs, "inf", "the metadata 'loss' of its output 'metrics' is Infinity, which"),
+    ],
+)
+def test_an_output_that_json_does_not_know_fails_its_task(bench, pipeline, number, said):
+    ran = bench.run(pipeline, {"number": number})
+    assert ran.outcome.state == "FAILED"
+    assert f"{said} JSON cannot hold; return a text, or leave it out" in ran.outcome.error

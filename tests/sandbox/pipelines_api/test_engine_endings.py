@@ -117,6 +117,42 @@ def breaks_once(folder: str) -> str:
     return last.output
 
 
+@dsl.component(**OPTIONS)
+def take(x: str = "default") -> str:
+    return x
+
+
+@dsl.component(**OPTIONS)
+def clean_up(folder: str):
+    import pathlib
+
+    with pathlib.Path(folder, "cleaned").open("a") as file:
+        file.write("once\n")
+
+
+@dsl.component(**OPTIONS)
+def make(word: str, data: dsl.Output[dsl.Dataset]) -> str:
+    import pathlib
+
+    pathlib.Path(data.path).write_text(word)
+    return word
+
+
+@dsl.pipeline
+def goes_on_after_a_failure(folder: str):
+    last = every_kind.note(folder=folder)
+    last.set_caching_options(False)
+    with dsl.ExitHandler(last, name="guarded"):
+        before = make(word="REAL")
+        beside = every_kind.read(data=before.outputs["data"])
+        flaky = mended(folder=folder, word=before.outputs["Output"])
+        after = take(x=flaky.output).ignore_upstream_failure()
+        cleaned = clean_up(folder=folder).after(flaky).ignore_upstream_failure()
+        untouched = clean_up(folder=folder).after(before).ignore_upstream_failure()
+        for task in (before, beside, flaky, after, cleaned, untouched):
+            task.set_caching_options(False)
+
+
 def cancel_when(memory: Memory, cancelled: threading.Event, ready) -> threading.Thread:
     """Cancel a run as soon as something is the case."""
 
@@ -228,6 +264,51 @@ def test_another_attempt_at_a_run_does_only_what_is_left(bench, tmp_path):
     for path in kept:
         assert replace(second.tasks[path], parent_id="") == replace(first.tasks[path], parent_id="")
     assert second.tasks["mended"].task_id != first.tasks["mended"].task_id
+
+
+def test_another_attempt_does_not_keep_what_was_computed_from_a_failure(bench, tmp_path):
+    first = bench.run(goes_on_after_a_failure, {"folder": str(tmp_path)})
+    below = "exit-handler-1"
+    assert first.tasks[f"{below}/take"].outputs["parameters"] == {"Output": "default"}
+    assert (tmp_path / "status").read_text().startswith("FAILED")
+    (tmp_path / "mended").touch()
+    second = bench.execute(bench.again(first))
+    assert second.outcome.state == "SUCCEEDED"
+    assert second.tasks[f"{below}/take"].outputs["parameters"] == {"Output": "mended REAL"}
+    assert (tmp_path / "status").read_text().startswith("SUCCEEDED")
+    # Twice what follows the failure, once what follows another task.
+    assert (tmp_path / "cleaned").read_text().count("once") == 3
+    for name in ("make", "read", "clean-up-2"):
+        path = f"{below}/{name}"
+        assert replace(second.tasks[path], parent_id="") == replace(first.tasks[path], parent_id="")
+    # What is done again takes the place of the earlier record, with a log of its own.
+    again = second.tasks[f"{below}/take"]
+    assert again.task_id == first.tasks[f"{below}/take"].task_id
+    assert (again.attempts, second.log(f"{below}/take").count("--- attempt")) == (1, 0)
+
+
+def test_a_third_attempt_keeps_what_the_second_mended(bench, tmp_path):
+    first = bench.run(goes_on_after_a_failure, {"folder": str(tmp_path)})
+    (tmp_path / "mended").touch()
+    second = bench.execute(bench.again(first))
+    third = bench.execute(bench.again(second))
+    leaves = [path for path, task in third.tasks.items() if task.kind == "container"]
+    assert len(leaves) == 7
+    for path in leaves:
+        assert replace(third.tasks[path], parent_id="") == replace(second.tasks[path], parent_id="")
+
+
+def test_a_task_that_knows_its_own_id_is_kept_by_another_attempt(bench, tmp_path):
+    @dsl.pipeline
+    def knows_itself(folder: str):
+        known = take(x=dsl.PIPELINE_TASK_ID_PLACEHOLDER)
+        mended(folder=folder, word=known.output)
+
+    first = bench.run(knows_itself, {"folder": str(tmp_path)})
+    (tmp_path / "mended").touch()
+    second = bench.execute(bench.again(first))
+    assert second.tasks["take"].started == first.tasks["take"].started
+    assert second.tasks["mended"].inputs["parameters"]["word"] == second.tasks["take"].task_id
 
 
 def test_a_task_that_depends_on_a_skipped_group_runs(bench):

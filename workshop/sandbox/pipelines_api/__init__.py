@@ -23,8 +23,11 @@ What differs from the real server:
   `child_tasks` names what the log endpoint takes.
 - A cached task is SKIPPED, and its record says `cached`; on a cluster it is SUCCEEDED, and the dashboard shows an
   arrow. The cache looks at image, command, arguments, and the URIs of input artifacts.
+- Inside a component, `artifact.uri` is the local file that `artifact.path` names; everywhere else it is the address in
+  S3, as on a cluster. Do not return it as a value: the local file goes when the run ends.
+- A number that JSON cannot hold (NaN, infinity) fails the task that returns it, by name.
 - A terminated run becomes CANCELED once its processes are gone.
-- A retry runs what has not succeeded, from the failed task on.
+- A retry runs what has not succeeded, from the failed task on, and what was computed from a failure.
 - A recurring run's runs are called NAME-1, NAME-2, and so on. Schedules are in UTC, and fire while the sandbox is up;
   what was missed meanwhile follows the catch-up rule.
 - There is no dashboard; the links that kfp prints lead to one small page (`page.html`) with what they name.

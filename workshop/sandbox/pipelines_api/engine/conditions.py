@@ -147,8 +147,8 @@ def _is_known(node: ast.expr) -> bool:
 
 def _unreadable(expression: str) -> EngineError:
     return EngineError(
-        f"cannot read the condition {expression!r}. Compare values of the same type, and texts without quotation marks and "
-        "backslashes"
+        f"cannot read the condition {expression!r}. "
+        "Compare values of the same type, and texts without quotation marks and backslashes"
     )
 
 
