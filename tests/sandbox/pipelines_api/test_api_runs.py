@@ -174,12 +174,12 @@ def test_artifacts_lie_below_the_pipeline_root_and_can_be_read_back(api, shared_
     body = {
         "display_name": "r",
         "pipeline_spec": compiled(with_artifact),
-        "runtime_config": {"pipeline_root": f"s3://{bucket}/root/"},
+        "runtime_config": {"pipeline_root": f"s3://{bucket}/artifacts/"},
     }
     run = api.call("POST", "/runs", "V2beta1Run", json=body)["run_id"]
     assert api.await_state(run)["state"] == "SUCCEEDED"
     [artifact] = api.tasks(run)["write"]["outputs"]["artifacts"]["table"]
-    assert artifact["uri"].startswith(f"s3://{bucket}/root/with-artifact/{run}/write/")
+    assert artifact["uri"].startswith(f"s3://{bucket}/artifacts/with-artifact/{run}/write/")
     assert artifact["metadata"] == {"rows": 2} and artifact["type"] == "system.Dataset"
     key = artifact["uri"].removeprefix(f"s3://{bucket}/")
     assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == b"a\n1\n2\n"
