@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from time import time as now
 from typing import Literal
 
 import psutil
@@ -222,8 +223,6 @@ def close_tasks(session, run_id: str, state: str, message: str) -> None:
         state: the state.
         message: why.
     """
-    from time import time as now
-
     unfinished = select(TaskRecord).where(TaskRecord.run_id == run_id, TaskRecord.state.in_(("PENDING", "RUNNING")))
     for task in session.exec(unfinished).all():
         task.state, task.ended, task.error = state, now(), message

@@ -8,9 +8,9 @@ from sqlalchemy import update
 from sqlmodel import Session, select
 
 from workshop.sandbox.pipelines_api import messages
-from workshop.sandbox.pipelines_api.errors import exists, invalid, not_found
+from workshop.sandbox.pipelines_api.errors import exists, invalid
 from workshop.sandbox.pipelines_api.listing import list_page
-from workshop.sandbox.pipelines_api.queries import ListQuery, named
+from workshop.sandbox.pipelines_api.queries import ListQuery, find, named
 from workshop.sandbox.pipelines_api.tables import ARCHIVED, AVAILABLE, Experiment, RecurringRun, Run, Store
 
 DEFAULT = "Default"
@@ -24,18 +24,6 @@ FIELDS = {
     "last_run_created_at": Experiment.last_run_created_at,
     "storage_state": Experiment.storage_state,
 }
-
-
-def find(session: Session, experiment_id: str) -> Experiment:
-    """Return an experiment.
-
-    Raises:
-        ApiError: it is not there.
-    """
-    found = session.exec(select(Experiment).where(Experiment.experiment_id == experiment_id)).first()
-    if found is None:
-        raise not_found("Experiment", experiment_id)
-    return found
 
 
 def default(session: Session) -> Experiment:
@@ -81,7 +69,7 @@ def router(store: Store) -> APIRouter:
     def archive_experiment(experiment_id: str) -> dict:
         """Archive an experiment and its runs, and disable its recurring runs."""
         with store.writing() as session:
-            find(session, experiment_id).storage_state = ARCHIVED
+            find(session, Experiment, experiment_id).storage_state = ARCHIVED
             session.exec(update(Run).where(Run.experiment_id == experiment_id).values(storage_state=ARCHIVED))
             session.exec(
                 update(RecurringRun)
@@ -94,19 +82,19 @@ def router(store: Store) -> APIRouter:
     def unarchive_experiment(experiment_id: str) -> dict:
         """Bring an experiment back; its runs stay archived, and its recurring runs disabled."""
         with store.writing() as session:
-            find(session, experiment_id).storage_state = AVAILABLE
+            find(session, Experiment, experiment_id).storage_state = AVAILABLE
         return {}
 
     @routes.get("/{experiment_id}")
     def get_experiment(experiment_id: str) -> dict:
         with store.reading() as session:
-            return messages.experiment(find(session, experiment_id))
+            return messages.experiment(find(session, Experiment, experiment_id))
 
     @routes.delete("/{experiment_id}")
     def delete_experiment(experiment_id: str) -> dict:
         """Delete an experiment; its runs and recurring runs stay."""
         with store.writing() as session:
-            session.delete(find(session, experiment_id))
+            session.delete(find(session, Experiment, experiment_id))
         return {}
 
     return routes
@@ -118,7 +106,7 @@ def for_new_run(session: Session, experiment_id: str) -> Experiment:
     Raises:
         ApiError: it is not there, or is archived.
     """
-    found = find(session, experiment_id) if experiment_id else default(session)
+    found = find(session, Experiment, experiment_id) if experiment_id else default(session)
     if found.storage_state == ARCHIVED:
         raise invalid(f"the experiment {found.display_name!r} is archived: unarchive it, or name another one")
     return found

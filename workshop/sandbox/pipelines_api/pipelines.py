@@ -13,7 +13,7 @@ from workshop.sandbox.pipelines_api import messages
 from workshop.sandbox.pipelines_api.errors import exists, invalid, not_found
 from workshop.sandbox.pipelines_api.listing import list_page
 from workshop.sandbox.pipelines_api.package import LARGEST_BYTES, NOT_A_PACKAGE, Package, read_file
-from workshop.sandbox.pipelines_api.queries import ListQuery, named
+from workshop.sandbox.pipelines_api.queries import ListQuery, find, named
 from workshop.sandbox.pipelines_api.tables import Pipeline, PipelineVersion, Store, keep_manifest, manifest
 
 DOWNLOAD_WITHIN_SECONDS = 20
@@ -35,18 +35,6 @@ VERSION_FIELDS = {
 }
 
 
-def find(session: Session, pipeline_id: str) -> Pipeline:
-    """Return a pipeline.
-
-    Raises:
-        ApiError: it is not there.
-    """
-    found = session.exec(select(Pipeline).where(Pipeline.pipeline_id == pipeline_id)).first()
-    if found is None:
-        raise not_found("Pipeline", pipeline_id)
-    return found
-
-
 def find_version(session: Session, pipeline_id: str, version_id: str) -> PipelineVersion:
     """Return a version of a pipeline, the latest one when `version_id` is empty.
 
@@ -54,7 +42,7 @@ def find_version(session: Session, pipeline_id: str, version_id: str) -> Pipelin
         ApiError: the pipeline is not there, has no such version, or none at all.
     """
     if pipeline_id:
-        find(session, pipeline_id)
+        find(session, Pipeline, pipeline_id)
     wanted = select(PipelineVersion)
     if version_id:
         wanted = wanted.where(PipelineVersion.pipeline_version_id == version_id)
@@ -119,13 +107,13 @@ def router(store: Store) -> APIRouter:
     @routes.get("/{pipeline_id}")
     def get_pipeline(pipeline_id: str) -> dict:
         with store.reading() as session:
-            return messages.pipeline(find(session, pipeline_id))
+            return messages.pipeline(find(session, Pipeline, pipeline_id))
 
     @routes.delete("/{pipeline_id}")
     def delete_pipeline(pipeline_id: str, cascade: bool = False) -> dict:
         """Delete a pipeline; one that has versions only when told so by `cascade`. Runs of it stay."""
         with store.writing() as session:
-            found = find(session, pipeline_id)
+            found = find(session, Pipeline, pipeline_id)
             of_it = select(func.count()).select_from(PipelineVersion).where(PipelineVersion.pipeline_id == pipeline_id)
             if (versions := session.exec(of_it).one()) and not cascade:
                 raise invalid(
@@ -138,7 +126,7 @@ def router(store: Store) -> APIRouter:
     @routes.get("/{pipeline_id}/versions")
     def list_pipeline_versions(pipeline_id: str, query: ListQuery) -> dict:
         with store.reading() as session:
-            find(session, pipeline_id)
+            find(session, Pipeline, pipeline_id)
             of_it = PipelineVersion.pipeline_id == pipeline_id
             page = list_page(session, PipelineVersion, VERSION_FIELDS, query, of_it)
             items = [messages.pipeline_version(row, manifest(session, row.manifest)) for row in page.rows]
@@ -148,7 +136,7 @@ def router(store: Store) -> APIRouter:
     def create_pipeline_version(pipeline_id: str, body: messages.PipelineVersionBody) -> dict:
         package, url = _download(body)
         with store.writing() as session:
-            made = _add_version(session, find(session, pipeline_id), body, package, url)
+            made = _add_version(session, find(session, Pipeline, pipeline_id), body, package, url)
         return messages.pipeline_version(made, package.document)
 
     @routes.get("/{pipeline_id}/versions/{pipeline_version_id}")
@@ -231,7 +219,7 @@ def _upload_version(store: Store, content: bytes, filename: str, pipeline_id: st
     name = name or display_name or filename
     body = messages.PipelineVersionBody(name=name, display_name=display_name, description=description)
     with store.writing() as session:
-        made = _add_version(session, find(session, pipeline_id), body, package)
+        made = _add_version(session, find(session, Pipeline, pipeline_id), body, package)
     return messages.pipeline_version(made, package.document)
 
 

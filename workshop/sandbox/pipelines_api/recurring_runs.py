@@ -9,9 +9,9 @@ from sqlmodel import Session, func, select
 
 from workshop.sandbox.pipelines_api import experiments, messages, runs
 from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
-from workshop.sandbox.pipelines_api.errors import ApiError, invalid, not_found
+from workshop.sandbox.pipelines_api.errors import ApiError, invalid
 from workshop.sandbox.pipelines_api.listing import list_page
-from workshop.sandbox.pipelines_api.queries import ListQuery, named
+from workshop.sandbox.pipelines_api.queries import ListQuery, belonging_to, find, named
 from workshop.sandbox.pipelines_api.schedules import LONGEST_INTERVAL, NEVER, cron_problem, next_moment
 from workshop.sandbox.pipelines_api.states import ENDED
 from workshop.sandbox.pipelines_api.tables import RecurringRun, Run, Store, keep_manifest, manifest
@@ -54,11 +54,8 @@ def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
     @routes.get("")
     def list_recurring_runs(query: ListQuery, experiment_id: str = "") -> dict:
         with store.reading() as session:
-            conditions = []
-            if experiment_id:
-                experiments.find(session, experiment_id)
-                conditions.append(RecurringRun.experiment_id == experiment_id)
-            page = list_page(session, RecurringRun, FIELDS, query, *conditions)
+            of_it = belonging_to(session, RecurringRun, experiment_id)
+            page = list_page(session, RecurringRun, FIELDS, query, *of_it)
             return messages.page("recurringRuns", page, [_shown(session, row) for row in page.rows])
 
     @routes.post("")
@@ -114,31 +111,24 @@ def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
     @routes.get("/{recurring_run_id}")
     def get_recurring_run(recurring_run_id: str) -> dict:
         with store.reading() as session:
-            return _shown(session, _find(session, recurring_run_id))
+            return _shown(session, find(session, RecurringRun, recurring_run_id))
 
     @routes.delete("/{recurring_run_id}")
     def delete_recurring_run(recurring_run_id: str) -> dict:
         """Delete a recurring run; the runs that it has made stay."""
         with store.writing() as session:
-            session.delete(_find(session, recurring_run_id))
+            session.delete(find(session, RecurringRun, recurring_run_id))
         return {}
 
     def _set_enabled(recurring_run_id: str, enabled: bool) -> dict:
         with store.writing() as session:
-            found = _find(session, recurring_run_id)
+            found = find(session, RecurringRun, recurring_run_id)
             found.enabled = enabled
             found.updated_at = int(now())
         dispatcher.wake()
         return {}
 
     return routes
-
-
-def _find(session: Session, recurring_run_id: str) -> RecurringRun:
-    found = session.exec(select(RecurringRun).where(RecurringRun.recurring_run_id == recurring_run_id)).first()
-    if found is None:
-        raise not_found("RecurringRun", recurring_run_id)
-    return found
 
 
 def _shown(session: Session, row: RecurringRun) -> dict:

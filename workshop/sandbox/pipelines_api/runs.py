@@ -18,7 +18,7 @@ from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
 from workshop.sandbox.pipelines_api.errors import ApiError, Code, invalid, not_found
 from workshop.sandbox.pipelines_api.listing import list_page
 from workshop.sandbox.pipelines_api.package import Package, check_arguments, read_document
-from workshop.sandbox.pipelines_api.queries import ListQuery, named
+from workshop.sandbox.pipelines_api.queries import ListQuery, belonging_to, find, named
 from workshop.sandbox.pipelines_api.states import ENDED, change
 from workshop.sandbox.pipelines_api.tables import (
     ARCHIVED,
@@ -53,18 +53,6 @@ FIELDS = {
     "recurring_run_id": Run.recurring_run_id,
     "service_account": Run.service_account,
 }
-
-
-def find(session: Session, run_id: str) -> Run:
-    """Return a run.
-
-    Raises:
-        ApiError: it is not there.
-    """
-    found = session.exec(select(Run).where(Run.run_id == run_id)).first()
-    if found is None:
-        raise not_found("Run", run_id)
-    return found
 
 
 def resolve_source(session: Session, body: messages.Source) -> tuple[Package, PipelineVersion | None]:
@@ -120,11 +108,7 @@ def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
     @routes.get("")
     def list_runs(query: ListQuery, experiment_id: str = "") -> dict:
         with store.reading() as session:
-            conditions = []
-            if experiment_id:
-                experiments.find(session, experiment_id)
-                conditions.append(Run.experiment_id == experiment_id)
-            page = list_page(session, Run, FIELDS, query, *conditions)
+            page = list_page(session, Run, FIELDS, query, *belonging_to(session, Run, experiment_id))
             return messages.page("runs", page, _shown(session, page.rows))
 
     @routes.post("")
@@ -156,13 +140,13 @@ def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
     @routes.post("/{run_id}:archive")
     def archive_run(run_id: str) -> dict:
         with store.writing() as session:
-            find(session, run_id).storage_state = ARCHIVED
+            find(session, Run, run_id).storage_state = ARCHIVED
         return {}
 
     @routes.post("/{run_id}:unarchive")
     def unarchive_run(run_id: str) -> dict:
         with store.writing() as session:
-            found = find(session, run_id)
+            found = find(session, Run, run_id)
             owner = session.exec(select(Experiment).where(Experiment.experiment_id == found.experiment_id)).first()
             if owner and owner.storage_state == ARCHIVED:
                 raise ApiError(
@@ -176,7 +160,7 @@ def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
     def terminate_run(run_id: str) -> dict:
         """Stop a run and the processes of its tasks. A run that waits is cancelled at once."""
         with store.writing() as session:
-            found = find(session, run_id)
+            found = find(session, Run, run_id)
             if found.state in ENDED:
                 raise invalid(f"Failed to terminate run {run_id}: it has ended already ({found.state})")
             waits = found.state == "PENDING"
@@ -190,7 +174,7 @@ def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
     def retry_run(run_id: str) -> dict:
         """Run what has not succeeded once more: tasks that have are not run again."""
         with store.writing() as session:
-            found = find(session, run_id)
+            found = find(session, Run, run_id)
             if found.storage_state == ARCHIVED:
                 raise ApiError(Code.FAILED_PRECONDITION, f"Failed to retry run {run_id}: unarchive it first")
             if found.state not in ("FAILED", "CANCELED"):
@@ -203,13 +187,13 @@ def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
     @routes.get("/{run_id}")
     def get_run(run_id: str, experiment_id: str = "") -> dict:
         with store.reading() as session:
-            return _shown(session, [find(session, run_id)])[0]
+            return _shown(session, [find(session, Run, run_id)])[0]
 
     @routes.delete("/{run_id}")
     def delete_run(run_id: str) -> dict:
         """Delete a run, ended or not: what runs of it is stopped. Its artifacts in S3 stay."""
         with store.writing() as session:
-            found = find(session, run_id)
+            found = find(session, Run, run_id)
             session.exec(delete(TaskRecord).where(TaskRecord.run_id == run_id))
             session.delete(found)
         dispatcher.forget(run_id)
@@ -231,7 +215,7 @@ def details_router(store: Store, dispatcher: Dispatcher, sandbox: Path) -> APIRo
     @routes.get("/tasks")
     def list_tasks(run_id: str) -> dict:
         with store.reading() as session:
-            run = find(session, run_id)
+            run = find(session, Run, run_id)
             return {
                 "tasks": [messages.task_record(task) for task in _tasks(session, [run_id])],
                 "warnings": run.warnings,
@@ -286,7 +270,7 @@ def _tasks(session: Session, run_ids: list[str]) -> list[TaskRecord]:
 
 
 def _node(session: Session, run_id: str, node_id: str) -> TaskRecord:
-    find(session, run_id)
+    find(session, Run, run_id)
     for task in _tasks(session, [run_id]):
         if node_id in (task.task_id, messages.pod_name(task)):
             return task
