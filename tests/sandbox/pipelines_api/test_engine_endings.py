@@ -376,6 +376,18 @@ def test_a_wrong_argument_fails_the_run_with_its_name(bench):
     assert ran.outcome.error.startswith("the pipeline cannot begin: its input 'count' is of the wrong type")
 
 
+@pytest.mark.parametrize("levels", [300, 100_000])
+def test_a_text_that_stands_for_a_value_without_end_fails_the_run(bench, levels):
+    @dsl.pipeline
+    def takes(value: dict):
+        text(value="x")
+
+    ran = bench.run(takes, {"value": '{"a":' * levels + "1" + "}" * levels})
+    assert ran.outcome.state == "FAILED"
+    assert "its input 'value' is of the wrong type: a value is nested deeper than 100 levels" in ran.outcome.error
+    assert len(ran.outcome.error) < 300
+
+
 def test_ten_tasks_without_work_take_less_than_five_seconds(bench):
     @dsl.pipeline
     def sequence():

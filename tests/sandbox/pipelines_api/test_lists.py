@@ -139,10 +139,19 @@ def test_a_filter_may_be_encoded_twice(api, seven, unique):
         ({"operation": "EQUALS", "key": "created_at", "long_value": "9" * 30}, "long_value"),
         ({"operation": "EQUALS", "key": "name", "string_value": "\ud800"}, "string_value"),
         ({"operation": "EQUALS", "key": "\ud800", "string_value": "x"}, "unrecognized field"),
+        ({"operation": "IN", "key": "created_at", "int_values": {"values": [1] * 1_001}}, "holds 1,001 values"),
     ],
 )
 def test_a_filter_that_makes_no_sense_says_why(api, predicate, said):
     assert said in api.refused(400, "GET", "/experiments", params=where(predicate))
+
+
+def test_a_filter_has_no_more_predicates_than_a_query_can_hold(api):
+    predicate = {"operation": "EQUALS", "key": "created_at", "int_value": 1}
+    assert names(api, "/experiments", "experiments", **where(*[predicate] * 100)) == []
+    assert "has 101 predicates; 100 is the most" in api.refused(
+        400, "GET", "/experiments", params=where(*[predicate] * 101)
+    )
 
 
 @pytest.mark.parametrize("filter_text", ["x", "[]", "{", '{"predicates": 1}', '{"predicates": [1]}', "[" * 100_000])

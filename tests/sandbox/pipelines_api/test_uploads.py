@@ -185,6 +185,23 @@ def test_arguments_that_are_unknown_or_missing_are_named_all_at_once(api, typed)
     assert "'extra'" not in message, "it has a default"
 
 
+def nested(levels: int) -> dict:
+    value = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+def test_an_argument_is_no_deeper_than_an_answer_can_show(api, typed):
+    run = api.call("POST", "/runs", "V2beta1Run", **start(api, typed, GOOD | {"settings": nested(99)}))["run_id"]
+    assert api.await_state(run)["state"] == "SUCCEEDED"
+    assert api.tasks(run)[""]["inputs"]["parameters"]["settings"] == nested(99)
+    for levels in (102, 300, 900):
+        message = api.refused(400, "POST", "/runs", **start(api, typed, GOOD | {"settings": nested(levels)}))
+        assert "nested deeper than 100 levels" in message, message
+    assert run in [one["run_id"] for one in api.call("GET", "/runs?page_size=200", "V2beta1ListRunsResponse")["runs"]]
+
+
 def test_arguments_that_fit_are_taken_and_shown_as_they_came(api, typed):
     run = api.call("POST", "/runs", "V2beta1Run", **start(api, typed, GOOD | {"count": 2.0}))
     assert run["runtime_config"]["parameters"] == GOOD | {"count": 2.0}

@@ -19,6 +19,8 @@ from workshop.sandbox.pipelines_api.errors import invalid
 DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE = 20, 200
 # Whole numbers of SQLite.
 SMALLEST, LARGEST = -(2**63), 2**63 - 1
+# What a query of SQLite can hold has bounds, too.
+MOST_PREDICATES, MOST_VALUES = 100, 1_000
 OPERATIONS = (
     "OPERATION_UNSPECIFIED",
     "EQUALS",
@@ -98,7 +100,7 @@ def parse_filter(filter_text: str, fields: Mapping[str, Any]) -> list[ColumnElem
     """Translate a filter into conditions, all of which must hold.
 
     Raises:
-        ApiError: it is no filter, or names a field or an operation that does not exist.
+        ApiError: it is no filter, is longer than any, or names a field or an operation that does not exist.
     """
     if not filter_text:
         return []
@@ -106,6 +108,8 @@ def parse_filter(filter_text: str, fields: Mapping[str, Any]) -> list[ColumnElem
     predicates = document.get("predicates", [])
     if not isinstance(predicates, list) or not all(isinstance(one, dict) for one in predicates):
         raise invalid(f"failed to parse valid filter from {filter_text!r}: predicates must be a list of objects")
+    if len(predicates) > MOST_PREDICATES:
+        raise invalid(f"the filter has {len(predicates):,} predicates; {MOST_PREDICATES} is the most")
     return [_condition(predicate, fields, filter_text) for predicate in predicates]
 
 
@@ -186,6 +190,8 @@ def _read_value(name: str, given):
         values = given.get("values", []) if isinstance(given, dict) else None
         if not isinstance(values, list):
             raise invalid(f'{name} must be like {{"values": [...]}}, not {given!r}')
+        if len(values) > MOST_VALUES:
+            raise invalid(f"{name} holds {len(values):,} values; {MOST_VALUES:,} is the most")
         return [_read_scalar(name.removesuffix("s"), one) for one in values]
     return _read_scalar(name, given)
 

@@ -16,6 +16,7 @@ from workshop.sandbox.pipelines_api.listing import Page, is_whole
 from workshop.sandbox.pipelines_api.tables import Experiment, Pipeline, PipelineVersion, RecurringRun, Run, TaskRecord
 
 LONGEST_NAME = 255  # columns of the server's database
+DEEPEST = 100  # lists and objects in each other; no answer could be written of what is much deeper
 LARGEST_NUMBER = 10**300  # protocol buffers hold numbers as doubles
 LAST_MOMENT = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
 
@@ -34,8 +35,10 @@ def _without_surrogates(value: str) -> str:
     return value
 
 
-def _finite(value: Any) -> Any:
-    """Refuse what is no JSON value: NaN, infinity, text that cannot be written as UTF-8."""
+def _storable(value: Any, depth: int = 0) -> Any:
+    """Refuse what cannot be kept and shown again: NaN, infinity, text that is no UTF-8, nesting without end."""
+    if depth > DEEPEST:
+        raise ValueError(f"is nested deeper than {DEEPEST} levels")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
     if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
@@ -44,13 +47,13 @@ def _finite(value: Any) -> Any:
         _without_surrogates(value)
     inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
     for one in inside:
-        _finite(one)
+        _storable(one, depth + 1)
     return value
 
 
 Text = Annotated[str, Strict(), AfterValidator(_without_surrogates)]
 Integer = Annotated[int, BeforeValidator(_number)]
-Json = Annotated[dict[str, Any], AfterValidator(_finite)]
+Json = Annotated[dict[str, Any], AfterValidator(_storable)]
 
 
 class Message(BaseModel):

@@ -10,11 +10,10 @@ import yaml
 
 from workshop.sandbox.pipelines_api.errors import ApiError, invalid
 from workshop.sandbox.pipelines_api.listing import is_whole
-from workshop.sandbox.pipelines_api.messages import LARGEST_NUMBER
+from workshop.sandbox.pipelines_api.messages import DEEPEST, LARGEST_NUMBER
 
 LARGEST_BYTES = 32 << 20  # `common.MaxFileLength` of the server
 MOST_NODES = 500_000  # values in a package, repeated ones counted each time: YAML can repeat without end
-DEEPEST = 100
 SCHEMA_VERSION = "2.1.0"
 # `ValidatePipelineName` of the server.
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")

@@ -5,20 +5,30 @@ from typing import Any
 
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
 
+DEEPEST = 100  # as deep as protocol buffers read JSON, unless told otherwise
 _TRUTHS = {"true": True, "false": False}
 _JSON_TYPES = {"LIST": list, "STRUCT": dict}
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, depth: int = 0) -> Any:
     """Return a value with whole numbers as `int`, however deep they lie.
 
     A specification and the outputs of a task pass through JSON forms that know only floats; like the real server,
     `[1.0, 2.5]` is handed on as `[1, 2.5]`.
+
+    Args:
+        value: anything that JSON can hold.
+        depth: how many lists and dictionaries it lies in.
+
+    Raises:
+        EngineError: it is nested deeper than `DEEPEST` levels.
     """
+    if depth > DEEPEST:
+        raise EngineError(f"a value is nested deeper than {DEEPEST} levels; hand it on as an artifact")
     if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
+        return {key: plain(inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
+        return [plain(inner, depth + 1) for inner in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
@@ -80,3 +90,5 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+    except RecursionError:
+        raise EngineError(f"a value is nested deeper than {DEEPEST} levels; hand it on as an artifact") from None
