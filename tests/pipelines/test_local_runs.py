@@ -4,23 +4,7 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
-import zipfile
 from pathlib import Path
-
-import pytest
-
-
-@pytest.fixture
-def tiny_wheel(tmp_path) -> Path:
-    """A package that no index has, ready to be installed without a network."""
-    wheel = tmp_path / "tinypackage-1.0-py3-none-any.whl"
-    info = "tinypackage-1.0.dist-info"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("tinypackage.py", "VALUE = 42\n")
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tinypackage\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
-    return wheel
 
 
 def notebook_process(source: str) -> subprocess.CompletedProcess:

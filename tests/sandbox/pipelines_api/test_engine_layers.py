@@ -3,27 +3,12 @@
 import sys
 import threading
 import time
-import zipfile
 from pathlib import Path
 
-import pytest
 from engine_bench import Memory
 from kfp import dsl
 
 from workshop.sandbox.pipelines_api.engine.layers import split
-
-
-@pytest.fixture
-def wheel(tmp_path) -> Path:
-    """A package that no index has."""
-    path = tmp_path / "tinypackage-1.0-py3-none-any.whl"
-    info = "tinypackage-1.0.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("tinypackage.py", "VALUE = 42\n")
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tinypackage\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
-    return path
 
 
 def using(package: str, **options):
@@ -50,8 +35,8 @@ def layers(bench) -> list[Path]:
     return [path for path in (bench.folder / "layers").iterdir() if path.is_dir()]
 
 
-def test_a_layer_is_made_once_and_used_by_all(bench, wheel):
-    pipeline = using(str(wheel), install_kfp_package=False)
+def test_a_layer_is_made_once_and_used_by_all(bench, tiny_wheel):
+    pipeline = using(str(tiny_wheel), install_kfp_package=False)
     assert bench.run(pipeline).outputs == {"Output": [42, 43]}
     (layer,) = layers(bench)
     made = (layer / "complete").stat().st_mtime_ns
@@ -61,12 +46,12 @@ def test_a_layer_is_made_once_and_used_by_all(bench, wheel):
     assert (layer / "complete").stat().st_mtime_ns == made
 
 
-def test_nothing_is_installed_where_others_could_see_it(bench, wheel):
-    bench.run(using(str(wheel), install_kfp_package=False))
+def test_nothing_is_installed_where_others_could_see_it(bench, tiny_wheel):
+    bench.run(using(str(tiny_wheel), install_kfp_package=False))
     assert not list(Path(sys.prefix).glob("lib/python*/site-packages/tinypackage*"))
 
 
-def test_what_the_code_of_a_task_installs_is_its_own(bench, wheel):
+def test_what_the_code_of_a_task_installs_is_its_own(bench, tiny_wheel):
     @dsl.component(base_image="python:3.12", install_kfp_package=False)
     def installs(path: str) -> int:
         import subprocess
@@ -81,24 +66,24 @@ def test_what_the_code_of_a_task_installs_is_its_own(bench, wheel):
     def installs_itself(path: str) -> int:
         return installs(path=path).output
 
-    assert bench.run(installs_itself, {"path": str(wheel)}).outputs == {"Output": 42}
+    assert bench.run(installs_itself, {"path": str(tiny_wheel)}).outputs == {"Output": 42}
     assert not list(Path(sys.prefix).glob("lib/python*/site-packages/tinypackage*"))
 
 
-def test_a_component_that_wants_an_environment_of_its_own_has_one(bench, wheel):
-    assert bench.run(using(str(wheel), use_venv=True)).outputs == {"Output": [42, 43]}
+def test_a_component_that_wants_an_environment_of_its_own_has_one(bench, tiny_wheel):
+    assert bench.run(using(str(tiny_wheel), use_venv=True)).outputs == {"Output": [42, 43]}
     assert not list(Path(sys.prefix).glob("lib/python*/site-packages/tinypackage*"))
 
 
-def test_kfp_itself_is_not_installed_again(bench, wheel):
-    ran = bench.run(using(str(wheel), pip_index_urls=["http://127.0.0.1:9"], pip_trusted_hosts=[]))
+def test_kfp_itself_is_not_installed_again(bench, tiny_wheel):
+    ran = bench.run(using(str(tiny_wheel), pip_index_urls=["http://127.0.0.1:9"], pip_trusted_hosts=[]))
     assert ran.outputs == {"Output": [42, 43]}
     (layer,) = layers(bench)
     assert not list(layer.glob("lib/python*/site-packages/kfp"))
 
 
-def test_a_layer_that_was_left_half_made_is_made_again(bench, wheel):
-    pipeline = using(str(wheel), install_kfp_package=False)
+def test_a_layer_that_was_left_half_made_is_made_again(bench, tiny_wheel):
+    pipeline = using(str(tiny_wheel), install_kfp_package=False)
     bench.run(pipeline)
     (layer,) = layers(bench)
     (layer / "complete").unlink()
