@@ -1,0 +1,216 @@
+# What the scripts share: settings, messages, asking AWS, and changing things or only showing how. Sourced, not run.
+# The script that sources it defines usage().
+# shellcheck shell=bash
+
+PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+SCRIPT=${0##*/}
+DRY_RUN=false
+ANSWER=""
+# Python warns on the terminal of what only its developers can change; a pager would wait for a key.
+export PYTHONWARNINGS=ignore AWS_PAGER=""
+
+# A folder for files that must not outlive the script, readable by its user alone.
+WORK=$(umask 077 && mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+
+say() { printf '%s\n' "$*"; }
+note() { printf '%s: %s\n' "$SCRIPT" "$*" >&2; }
+fail() { note "$*"; exit 1; }
+wrong() { note "$*"; usage >&2; exit 2; }
+lacks() { note "$*"; exit 3; }
+
+# Takes the settings that the environment does not have from settings.env, then the versions from versions.env.
+# WORKSHOP_SETTINGS names another file than settings.env.
+read_settings() {
+  local settings=${WORKSHOP_SETTINGS:-$PROJECT/settings.env}
+  if [ -f "$settings" ]; then read_variables "$settings"; fi
+  read_variables "$PROJECT/versions.env"
+  : "${CLUSTER_NAME:=kubeflow-demo}" "${NODE_TYPE:=m6i.xlarge}" "${NODE_COUNT:=2}" "${NODE_SPOT:=false}"
+  : "${COMPONENT_REPOSITORY:=python-components}" "${KUBEFLOW_NAMESPACE:=kubeflow-user-example-com}"
+  : "${SERVICE_ACCOUNT:=default-editor}" "${WORKSHOP_BUCKET:=}"
+  export AWS_DEFAULT_REGION=${AWS_DEFAULT_REGION:-${AWS_REGION:-}}
+  local name
+  for name in CLUSTER_NAME NODE_TYPE NODE_COUNT NODE_SPOT COMPONENT_REPOSITORY KUBEFLOW_NAMESPACE SERVICE_ACCOUNT \
+    WORKSHOP_BUCKET AWS_DEFAULT_REGION; do
+    check_name "$name"
+  done
+}
+
+# Exports the variables of a file of NAME=VALUE lines that are not set yet. The file is read, not run.
+read_variables() {
+  local line number=0 name value
+  while IFS= read -r line || [ -n "$line" ]; do
+    number=$((number + 1))
+    line=${line%$'\r'}
+    case "$line" in "" | \#*) continue ;; esac
+    name=${line%%=*} value=${line#*=}
+    if [ "$name" = "$line" ] || ! [[ $name =~ ^[A-Z][A-Z0-9_]*$ ]]; then
+      wrong "$1, line $number, is not NAME=VALUE"
+    fi
+    case "$name" in *SECRET* | *PASSWORD* | *TOKEN* | AWS_ACCESS_KEY_ID)
+      wrong "$1, line $number: $name does not belong into a file; log in with \`aws configure sso\` instead" ;;
+    esac
+    case "$value" in \"*\" | \'*\') value=${value#?} value=${value%?} ;; esac
+    if [ -z "${!name:-}" ]; then export "$name=$value"; fi
+  done <"$1"
+}
+
+# Ends the script with 2 when a setting is not a name that its owner takes. Empty is for need_setting to refuse.
+check_name() {
+  local value=${!1} rule="" means=""
+  case "$1" in
+    # https://docs.aws.amazon.com/eks/latest/APIReference/API_CreateCluster.html; a CloudFormation stack begins with a letter.
+    CLUSTER_NAME) rule='^[A-Za-z][A-Za-z0-9-]{0,99}$' means="up to 100 letters, digits and hyphens, a letter first" ;;
+    NODE_TYPE) rule='^[a-z][a-z0-9-]*\.[a-z0-9-]+$' means="an EC2 instance type such as m6i.xlarge" ;;
+    NODE_COUNT) rule='^[1-9][0-9]?$' means="a number from 1 to 99" ;;
+    NODE_SPOT) rule='^(true|false)$' means="true or false" ;;
+    # https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_CreateRepository.html
+    COMPONENT_REPOSITORY) rule='^[a-z0-9]+([._/-][a-z0-9]+)*$' means="lower-case letters and digits, with single . _ - / between" ;;
+    # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
+    KUBEFLOW_NAMESPACE | SERVICE_ACCOUNT)
+      rule='^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$' means="up to 63 lower-case letters, digits and hyphens" ;;
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+    WORKSHOP_BUCKET) rule='^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$' means="3 to 63 lower-case letters, digits, hyphens and dots" ;;
+    AWS_DEFAULT_REGION) rule='^[a-z]{2,}(-[a-z]+)+-[0-9]+$' means="an AWS region such as us-east-1" ;;
+  esac
+  if [ -n "$value" ] && ! [[ $value =~ $rule ]]; then
+    wrong "$1 is \"$value\"; it must be $means. Quotes are part of a value: leave them out."
+  fi
+  case "$1 $value" in WORKSHOP_BUCKET\ *..* | WORKSHOP_BUCKET\ *.-* | WORKSHOP_BUCKET\ *-.*)
+    wrong "$1 is \"$value\"; dots in a bucket's name stand alone, between letters or digits" ;;
+  esac
+}
+
+# need_setting NAME WHAT: ends the script with 2 when a setting that this step cannot do without is empty.
+need_setting() { if [ -z "${!1:-}" ]; then wrong "$1 is not set: $2. Export it, or write it into settings.env."; fi; }
+
+# need TOOL: ends the script with 3 when a program is missing. A dry run goes on without it, and says so.
+need() {
+  if command -v "$1" >/dev/null; then return; fi
+  if $DRY_RUN; then
+    note "$1 is not installed; the commands are those for when nothing is there yet"
+  else
+    lacks "$1 is not installed. $(how_to_get "$1")"
+  fi
+}
+
+has() { command -v "$1" >/dev/null; }
+
+how_to_get() {
+  case "$1" in
+    aws) say "Linux and macOS: pip install awscli, or see https://docs.aws.amazon.com/cli/latest/userguide/getting-started-install.html" ;;
+    kubectl) say "macOS: brew install kubernetes-cli; Linux: see https://kubernetes.io/docs/tasks/tools/" ;;
+    eksctl) say "macOS: brew install eksctl; Linux: see https://docs.aws.amazon.com/eks/latest/eksctl/installation.html" ;;
+    kustomize) say "macOS: brew install kustomize; Linux: see https://kubectl.docs.kubernetes.io/installation/kustomize/" ;;
+    kind) say "macOS: brew install kind; Linux: see https://kind.sigs.k8s.io/docs/user/quick-start/" ;;
+    docker) say "macOS: Docker Desktop, https://docs.docker.com/desktop/; Linux: https://docs.docker.com/engine/install/" ;;
+    git) say "macOS: xcode-select --install; Linux: your distribution's package git" ;;
+    python3) say "macOS: brew install python; Linux: your distribution's package python3" ;;
+    *) say "Install it with your system's package manager." ;;
+  esac
+}
+
+# at_least FOUND NEEDED: compares versions number by number.
+at_least() {
+  local IFS=. i
+  # shellcheck disable=SC2206
+  local have=($1) want=($2)
+  for i in 0 1 2; do
+    if ((10#${have[i]:-0} != 10#${want[i]:-0})); then ((10#${have[i]:-0} > 10#${want[i]:-0})); return; fi
+  done
+}
+
+# Prints a command as it can be pasted into a shell.
+show() {
+  local word line=""
+  for word in "$@"; do
+    if ! [[ $word =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]]; then word="'${word//\'/\'\\\'\'}'"; fi
+    line="$line $word"
+  done
+  say "${line# }"
+}
+
+# change COMMAND...: does something, or, with --dry-run, shows the command that would do it.
+# Of AWS, only what goes wrong is shown; other programs show their own progress.
+change() {
+  if $DRY_RUN; then show "$@"; return; fi
+  if [ "$1" = aws ]; then
+    "$@" >"$WORK/answer" 2>"$WORK/error" || aws_failed
+  else
+    "$@" || fail "this failed: $(show "$@")"
+  fi
+}
+
+# change_with TEXT COMMAND...: the same for a command that reads TEXT, such as a manifest, from its standard input.
+change_with() {
+  local text=$1
+  shift
+  if $DRY_RUN; then
+    say "$(show "$@") <<'EOF'"
+    say "$text"
+    say EOF
+    return
+  fi
+  printf '%s\n' "$text" | "$@" || fail "this failed: $(show "$@")"
+}
+
+# found ARGUMENTS...: asks AWS, without changing anything. True with the answer in ANSWER; false when AWS says that
+# there is no such thing; anything else ends the script.
+found() {
+  if aws "$@" >"$WORK/answer" 2>"$WORK/error"; then
+    ANSWER=$(cat "$WORK/answer")
+    return 0
+  fi
+  ANSWER=""
+  case "$(aws_error_code)" in
+    *NotFound* | NoSuch* | 404) return 1 ;;
+  esac
+  aws_failed
+}
+
+# ask ARGUMENTS...: asks AWS for what must be there, and puts the answer into ANSWER.
+ask() { found "$@" || aws_failed; }
+
+aws_error_code() { sed -nE 's/^.*An error occurred \(([^)]*)\).*$/\1/p' "$WORK/error" | head -1; }
+
+# Ends the script with what the AWS CLI said last: 3 when it is about credentials, else 1.
+aws_failed() {
+  local said
+  said=$(sed -e '/^[[:space:]]*$/d' "$WORK/error" | tail -1)
+  case "$(aws_error_code) $said" in
+    ExpiredToken* | RequestExpired* | InvalidClientTokenId* | UnrecognizedClient* | InvalidAccessKeyId* | \
+      SignatureDoesNotMatch* | AuthFailure* | *"Unable to locate credentials"* | *"could not be found"* | \
+      *"SSO session"* | *"Error loading SSO Token"*)
+      lacks "AWS takes no credentials from here: $said. Log in with \`aws sso login\` (first \`aws configure sso\`), or export AWS_PROFILE" ;;
+    *"specify a region"*) lacks "AWS needs a region: export AWS_DEFAULT_REGION, such as us-east-1" ;;
+    AccessDenied* | UnauthorizedOperation* | *"is not authorized to perform"*)
+      fail "AWS refuses this to who you are: $said. Ask your administrator for the action it names." ;;
+    *"Could not connect to the endpoint"*) fail "AWS does not answer: $said. Are AWS_DEFAULT_REGION and AWS_ENDPOINT_URL right?" ;;
+    *) fail "AWS refuses this: $said" ;;
+  esac
+}
+
+# Puts the account number into ACCOUNT, and thereby finds out early whether there are credentials; the region too.
+who_am_i() {
+  need aws
+  if [ -z "$AWS_DEFAULT_REGION" ]; then
+    AWS_DEFAULT_REGION=$(aws configure get region 2>/dev/null || true)
+    if [ -z "$AWS_DEFAULT_REGION" ]; then lacks "AWS needs a region: export AWS_DEFAULT_REGION, such as us-east-1"; fi
+    check_name AWS_DEFAULT_REGION
+  fi
+  ask sts get-caller-identity --query Account --output text
+  # shellcheck disable=SC2034  # for the script
+  ACCOUNT=$ANSWER
+}
+
+# render FILE NAME=VALUE...: prints a template of deploy/ with each ${NAME} replaced.
+render() {
+  local text pair
+  text=$(cat "$1")
+  for pair in "${@:2}"; do text=${text//"\${${pair%%=*}}"/${pair#*=}}; done
+  if [[ $text =~ [$][{]([A-Z_]+)[}] ]]; then fail "$1 needs a value for ${BASH_REMATCH[1]}"; fi
+  printf '%s\n' "$text"
+}
+
+# The same for JSON, on one line.
+render_json() { render "$@" | tr -d '\n' | sed -E 's/[[:space:]]+/ /g; s/([[{]) /\1/g; s/ ([]}])/\1/g'; }
