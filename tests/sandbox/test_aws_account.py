@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import boto3
 import pytest
+import yaml
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def clients(sandbox):
 
 def test_the_cluster_of_lesson_01_exists_with_a_node_group(aws):
     eks = aws("eks")
-    assert eks.list_clusters()["clusters"] == ["kubeflow-demo"]
+    assert "kubeflow-demo" in eks.list_clusters()["clusters"]
     groups = eks.list_nodegroups(clusterName="kubeflow-demo")["nodegroups"]
     assert groups == ["kubeflow-demo-nodes"]
 
@@ -67,3 +69,26 @@ def test_it_keeps_what_was_done_to_it_and_forgets_what_only_read(sandbox):
     assert aws("eks").list_clusters()["clusters"] == ["kubeflow-demo"]
     kept = (sandbox.directory / "aws-account" / "history.jsonl").read_text()
     assert "ListRoles" not in kept and "GetCallerIdentity" not in kept and "cut off" not in kept
+
+
+def test_connecting_brings_back_what_a_clean_up_has_deleted_of_the_cluster(sandbox):
+    sandbox.up()
+    eks, iam = clients(sandbox)("eks"), clients(sandbox)("iam")
+    iam.attach_role_policy(RoleName="kubeflow-demo-node", PolicyArn="arn:aws:iam::aws:policy/ReadOnlyAccess")
+    eks.delete_nodegroup(clusterName="kubeflow-demo", nodegroupName="kubeflow-demo-nodes")
+    sandbox.up()
+    assert eks.list_nodegroups(clusterName="kubeflow-demo")["nodegroups"] == ["kubeflow-demo-nodes"]
+    assert len(iam.list_attached_role_policies(RoleName="kubeflow-demo-node")["AttachedPolicies"]) == 3, "left alone"
+    eks.delete_nodegroup(clusterName="kubeflow-demo", nodegroupName="kubeflow-demo-nodes")
+    eks.delete_cluster(name="kubeflow-demo")
+    sandbox.up()
+    assert eks.describe_cluster(name="kubeflow-demo")["cluster"]["status"] == "ACTIVE"
+
+
+def test_kubectl_is_kept_from_the_clusters_of_this_machines_user(sandbox):
+    sandbox.up()
+    config = yaml.safe_load(Path(sandbox.environment()["KUBECONFIG"]).read_text())
+    assert config["current-context"] == "the-sandbox-has-no-kubernetes"
+    assert [cluster["cluster"]["server"] for cluster in config["clusters"]] == ["https://127.0.0.1:1"]
+    sandbox.reset()
+    assert not sandbox.directory.exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from workshop.project import sandbox_directory
-from workshop.sandbox.aws_account import ACCOUNT, REGION, AwsAccount
+from workshop.sandbox.aws_account import ACCOUNT, REGION, AwsAccount, has_cluster, make_cluster
 from workshop.sandbox.object_store import ObjectStore
 from workshop.sandbox.pipelines_api import RUNNERS, PipelinesApi
 from workshop.sandbox.supervisor import Record, SandboxError, Server, Supervisor, write_whole
@@ -21,6 +21,16 @@ __all__ = ["Sandbox", "SandboxError"]
 
 # Nothing of a real account or cluster may reach a client that talks to the sandbox.
 FOREIGN_PREFIXES = ("AWS_", "KF_PIPELINES_")
+
+# A kubeconfig whose one cluster nobody can reach, and whose name says why.
+NO_CLUSTER = """\
+apiVersion: v1
+kind: Config
+current-context: the-sandbox-has-no-kubernetes
+contexts: [{name: the-sandbox-has-no-kubernetes, context: {cluster: none, user: none}}]
+clusters: [{name: none, cluster: {server: "https://127.0.0.1:1"}}]
+users: [{name: none, user: {}}]
+"""
 
 
 @dataclass(frozen=True)
@@ -79,7 +89,12 @@ class Sandbox:
         if runner:
             self._choose_runner(runner)
         ensure()
-        self._supervisor(self._identity()).up()
+        supervisor = self._supervisor(self._identity())
+        account = supervisor.up()[AwsAccount.name].address
+        if not has_cluster(account):  # lesson 09 has deleted it, and nothing here can make one as eksctl does
+            with supervisor.locked():
+                make_cluster(account)
+        self._forbid_kubectl()
 
     def down(self) -> list[str]:
         """Stop every server, and return the names of those that ran. What they keep stays."""
@@ -124,6 +139,7 @@ class Sandbox:
                 "WORKSHOP_CONNECTED": "sandbox",
                 "KF_PIPELINES_ENDPOINT": f"{records[PipelinesApi.name].address}/{identity.pipelines_path}",
                 "REGISTRY": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com",
+                "KUBECONFIG": str(self._kubeconfig),
             }
             | self._aws(identity, records)
             | _past_any_proxy()
@@ -169,6 +185,15 @@ class Sandbox:
             "AWS_SHARED_CREDENTIALS_FILE": str(self.directory / "aws" / "credentials"),
             "AWS_EC2_METADATA_DISABLED": "true",
         }
+
+    @property
+    def _kubeconfig(self) -> Path:
+        return self.directory / "kube" / "config"
+
+    def _forbid_kubectl(self) -> None:
+        """Keep kubectl from the clusters of this machine's user: the sandbox has no Kubernetes API to talk to."""
+        if not self._kubeconfig.exists():
+            write_whole(self._kubeconfig, NO_CLUSTER)
 
     def _running(self, *names: str) -> dict[str, Record]:
         """Return the records of these servers, all of which must run."""

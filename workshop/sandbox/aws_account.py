@@ -9,6 +9,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -23,6 +24,7 @@ NODE_ROLE = "kubeflow-demo-node"
 CLUSTER_ROLE = "kubeflow-demo-cluster"
 # What eksctl attaches to a node role, without the policy that lets nodes pull from ECR: lesson 02 finds that out.
 NODE_POLICIES = ("AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy")
+TAGS = {"project": "first-kubeflow-pipeline"}
 READING = ("Get", "List", "Describe", "BatchGet", "Head", "Simulate")
 
 
@@ -63,7 +65,7 @@ class AwsAccount(Server):
         else:
             self._recording.write_text("")  # what an interrupted start has left
             self._ask_moto(record, "/moto-api/recorder/start-recording")
-            _make_cluster(record.address)
+            make_cluster(record.address)
             complete.touch()
 
     @property
@@ -71,11 +73,9 @@ class AwsAccount(Server):
         return self.directory / "history.jsonl"
 
     def _ask_moto(self, record: Record, path: str) -> None:
-        # Not with requests: imported in one thread while boto3 is in another, it can lose its filter of warnings.
-        past_any_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         request = urllib.request.Request(record.address + path, data=b"", method="POST")
         try:
-            past_any_proxy.open(request, timeout=60).close()
+            _past_any_proxy().open(request, timeout=60).close()
         except urllib.error.HTTPError as error:
             said = error.read(300).decode(errors="replace")
             raise SandboxError(f"the emulated AWS account answered {error.code} to {path}: {said}") from None
@@ -109,8 +109,30 @@ def _query_action(request: dict) -> str:
     return parse_qs(text).get("Action", [""])[0]
 
 
-def _make_cluster(address: str) -> None:
-    """Make the EKS cluster of lesson 01, with a node group whose role may do everything but pull from ECR."""
+def has_cluster(address: str) -> bool:
+    """Tell whether the account has the cluster of lesson 01, with its node group.
+
+    Args:
+        address: of the account, such as `http://127.0.0.1:5005`.
+    """
+    # The part of a signature by which moto knows the service: boto3 would take longer to import than all of this.
+    scope = {"Authorization": f"AWS4-HMAC-SHA256 Credential=seed/20260101/{REGION}/eks/aws4_request"}
+    request = urllib.request.Request(f"{address}/clusters/{CLUSTER}/node-groups/{NODE_GROUP}", headers=scope)
+    try:
+        _past_any_proxy().open(request, timeout=60).close()
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return False
+        raise
+    return True
+
+
+def make_cluster(address: str) -> None:
+    """Make what is missing of the EKS cluster of lesson 01: its role may do everything but pull from ECR.
+
+    Args:
+        address: of the account, such as `http://127.0.0.1:5005`.
+    """
     import boto3
 
     session = boto3.Session(aws_access_key_id="seed", aws_secret_access_key="seed", region_name=REGION)
@@ -118,32 +140,40 @@ def _make_cluster(address: str) -> None:
     cluster_role = _make_role(iam, CLUSTER_ROLE, "eks.amazonaws.com", ["AmazonEKSClusterPolicy"])
     node_role = _make_role(iam, NODE_ROLE, "ec2.amazonaws.com", NODE_POLICIES)
     network = {"subnetIds": ["subnet-0a", "subnet-0b"], "endpointPublicAccess": True}
-    tags = {"project": "first-kubeflow-pipeline"}
-    eks.create_cluster(
-        name=CLUSTER,
-        version=versions()["KUBERNETES_VERSION"],
-        roleArn=cluster_role,
-        resourcesVpcConfig=network,
-        tags=tags,
-    )
-    eks.create_nodegroup(
-        clusterName=CLUSTER,
-        nodegroupName=NODE_GROUP,
-        nodeRole=node_role,
-        subnets=network["subnetIds"],
-        instanceTypes=["m6i.xlarge"],
-        scalingConfig={"minSize": 2, "maxSize": 3, "desiredSize": 2},
-        tags=tags,
-    )
+    with suppress(eks.exceptions.ResourceInUseException):
+        eks.create_cluster(
+            name=CLUSTER,
+            version=versions()["KUBERNETES_VERSION"],
+            roleArn=cluster_role,
+            resourcesVpcConfig=network,
+            tags=TAGS,
+        )
+    with suppress(eks.exceptions.ResourceInUseException):
+        eks.create_nodegroup(
+            clusterName=CLUSTER,
+            nodegroupName=NODE_GROUP,
+            nodeRole=node_role,
+            subnets=network["subnetIds"],
+            instanceTypes=["m6i.xlarge"],
+            scalingConfig={"minSize": 2, "maxSize": 3, "desiredSize": 2},
+            tags=TAGS,
+        )
 
 
 def _make_role(iam, name: str, service: str, policies) -> str:
-    """Make a role that an AWS service may assume, and return its ARN."""
+    """Make a role that an AWS service may assume, if it is missing, and return its ARN."""
     trust = {
         "Version": "2012-10-17",
         "Statement": [{"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}],
     }
-    arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+    tags = [{"Key": key, "Value": value} for key, value in TAGS.items()]
+    with suppress(iam.exceptions.EntityAlreadyExistsException):
+        iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust), Tags=tags)
     for policy in policies:
         iam.attach_role_policy(RoleName=name, PolicyArn=f"arn:aws:iam::aws:policy/{policy}")
-    return arn
+    return iam.get_role(RoleName=name)["Role"]["Arn"]
+
+
+def _past_any_proxy() -> urllib.request.OpenerDirector:
+    # Not with requests: imported in one thread while boto3 is in another, it can lose its filter of warnings.
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -41,7 +41,7 @@ SAME_START_SECONDS = 5
 
 
 # What the sandbox keeps in its folder besides one folder for each server; `reset` deletes this and nothing else.
-KEPT = ("identity.json", "run", "aws", "task-packages")
+KEPT = ("identity.json", "run", "aws", "kube", "task-packages")
 
 
 class SandboxError(WorkshopError):
