@@ -28,7 +28,8 @@ read_settings() {
   : "${CLUSTER_NAME:=kubeflow-demo}" "${NODE_TYPE:=m6i.xlarge}" "${NODE_COUNT:=2}" "${NODE_SPOT:=false}"
   : "${COMPONENT_REPOSITORY:=python-components}" "${KUBEFLOW_NAMESPACE:=kubeflow-user-example-com}"
   : "${SERVICE_ACCOUNT:=default-editor}" "${WORKSHOP_BUCKET:=}"
-  export AWS_DEFAULT_REGION=${AWS_DEFAULT_REGION:-${AWS_REGION:-}}
+  # An empty region is none: the AWS CLI would take it for one.
+  if [ -n "${AWS_DEFAULT_REGION:=${AWS_REGION:-}}" ]; then export AWS_DEFAULT_REGION; else unset AWS_DEFAULT_REGION; fi
   local name
   for name in CLUSTER_NAME NODE_TYPE NODE_COUNT NODE_SPOT COMPONENT_REPOSITORY KUBEFLOW_NAMESPACE SERVICE_ACCOUNT \
     WORKSHOP_BUCKET AWS_DEFAULT_REGION; do
@@ -57,7 +58,7 @@ read_variables() {
 
 # Ends the script with 2 when a setting is not a name that its owner takes. Empty is for need_setting to refuse.
 check_name() {
-  local value=${!1} rule="" means=""
+  local value=${!1:-} rule="" means=""
   case "$1" in
     # https://docs.aws.amazon.com/eks/latest/APIReference/API_CreateCluster.html; a CloudFormation stack begins with a letter.
     CLUSTER_NAME) rule='^[A-Za-z][A-Za-z0-9-]{0,99}$' means="up to 100 letters, digits and hyphens, a letter first" ;;
@@ -193,7 +194,8 @@ aws_failed() {
 # Puts the account number into ACCOUNT, and thereby finds out early whether there are credentials; the region too.
 who_am_i() {
   need aws
-  if [ -z "$AWS_DEFAULT_REGION" ]; then
+  if [ -z "${AWS_DEFAULT_REGION:-}" ]; then
+    export AWS_DEFAULT_REGION
     AWS_DEFAULT_REGION=$(aws configure get region 2>/dev/null || true)
     if [ -z "$AWS_DEFAULT_REGION" ]; then lacks "AWS needs a region: export AWS_DEFAULT_REGION, such as us-east-1"; fi
     check_name AWS_DEFAULT_REGION

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Uploads a compiled pipeline to Kubeflow Pipelines: as a new pipeline, or as a new version of one that is there.
 set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
   cat <<'EOF'
@@ -15,20 +17,18 @@ version is not uploaded again, so running this twice changes nothing the second 
   --description TEXT  what to say of the version
   --dry-run           print the commands that change something, ready to be pasted; run none of them
 
-  KF_PIPELINES_ENDPOINT   address of Kubeflow Pipelines. Inside a Kubeflow notebook server it may be left out.
+  KF_PIPELINES_ENDPOINT   address of Kubeflow Pipelines, also from settings.env. Inside a Kubeflow notebook server it may be left out.
                           For the sandbox: eval "$(workshop sandbox env)"
 
 exit status: 0 done, 1 failed, 2 wrong usage, 3 kfp is missing, or Kubeflow Pipelines does not answer
 EOF
 }
 
-wrong() { printf 'upload_pipeline.sh: %s\n' "$1" >&2; usage >&2; exit 2; }
-
-name="" version="" description="" file="" dry_run=false
+name="" version="" description="" file=""
 while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) usage; exit 0 ;;
-    --dry-run) dry_run=true; shift ;;
+    --dry-run) DRY_RUN=true; shift ;;
     --name | --version | --description)
       [ $# -ge 2 ] && [ -n "$2" ] || wrong "$1 needs a value"
       declare "${1#--}=$2"
@@ -38,11 +38,10 @@ while [ $# -gt 0 ]; do
   esac
 done
 [ -n "$file" ] || wrong "which file?"
-[ -f "$file" ] || { printf 'upload_pipeline.sh: there is no file %s; compile it first: kfp dsl compile --py X.py --output X.yaml\n' "$file" >&2; exit 1; }
-
-if ! command -v kfp >/dev/null || ! command -v python3 >/dev/null; then
-  printf '%s\n' 'kfp, the Kubeflow Pipelines SDK, is not on PATH. Install it: pip install kfp==2.16.1' >&2
-  exit 3
+[ -f "$file" ] || fail "there is no file $file; compile it first: kfp dsl compile --py X.py --output X.yaml"
+read_settings
+if ! has kfp || ! has python3; then
+  lacks "kfp, the Kubeflow Pipelines SDK, is not on PATH. Install it: pip install kfp==$KUBEFLOW_PIPELINES_VERSION"
 fi
 
 read_file='
@@ -97,51 +96,42 @@ print(said[1] if said else text.strip().splitlines()[-1] if text.strip() else "i
 '
 }
 
-ask() {
+ask_pipelines() {
   local answer
-  answer=$(PYTHONWARNINGS=ignore kfp --output json "$@" 2>&1 | hide) || {
-    printf 'Kubeflow Pipelines does not answer as it should: %s\nIs KF_PIPELINES_ENDPOINT right, and the server up?\n' \
-      "$(reason <<<"$answer")" >&2
-    exit 3
-  }
+  answer=$(kfp --output json "$@" 2>&1 | hide) ||
+    lacks "Kubeflow Pipelines does not answer as it should: $(reason <<<"$answer")
+Is KF_PIPELINES_ENDPOINT right, and the server up?"
   printf '%s\n' "$answer"
 }
 
-change() {
-  if $dry_run; then
-    printf '%q ' "$@"; printf '\n'
-    return
-  fi
+upload() {
+  if $DRY_RUN; then show "$@"; return; fi
   local said
-  said=$(PYTHONWARNINGS=ignore "$@" 2>&1 | hide) || {
-    printf 'upload_pipeline.sh: %s was not uploaded: %s\n' "$file" "$(reason <<<"$said")" >&2
-    exit 1
-  }
+  said=$("$@" 2>&1 | hide) || fail "$file was not uploaded: $(reason <<<"$said")"
 }
 
 same_name='{"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": %s}]}'
 quoted=$(python3 -c 'import json, sys; print(json.dumps(sys.argv[1]))' "$name")
 # shellcheck disable=SC2059
-pipelines=$(ask pipeline list --filter "$(printf "$same_name" "$quoted")")
+pipelines=$(ask_pipelines pipeline list --filter "$(printf "$same_name" "$quoted")")
 pipeline_id=$(python3 -c "$find" pipeline "$name" "$file" <<<"$pipelines")
 
 if [ -z "$pipeline_id" ]; then
-  change kfp pipeline create --pipeline-name "$name" ${description:+--description "$description"} "$file"
-  $dry_run || printf 'uploaded %s as the new pipeline %s\n' "$file" "$name"
+  upload kfp pipeline create --pipeline-name "$name" ${description:+--description "$description"} "$file"
+  $DRY_RUN || printf 'uploaded %s as the new pipeline %s\n' "$file" "$name"
   exit 0
 fi
 
-versions=$(ask pipeline list-versions --sort-by 'created_at desc' "$pipeline_id")
+versions=$(ask_pipelines pipeline list-versions --sort-by 'created_at desc' "$pipeline_id")
 there=$(python3 -c "$find" version "$version" "$file" <<<"$versions")
 case "$there" in
   same*)
     printf 'the pipeline %s has this as its version %s already; nothing to do\n' "$name" "${there#same }"
     exit 0 ;;
   taken)
-    printf 'upload_pipeline.sh: the pipeline %s has a version %s already, made from another file. %s\n' "$name" "$version" \
-      'Give another --version, or none: its name then comes from the content.' >&2
-    exit 1 ;;
+    fail "the pipeline $name has a version $version already, made from another file. Give another --version, or none:" \
+      "its name then comes from the content." ;;
 esac
-change kfp pipeline create-version --pipeline-id "$pipeline_id" --pipeline-version "$version" \
+upload kfp pipeline create-version --pipeline-id "$pipeline_id" --pipeline-version "$version" \
   ${description:+--description "$description"} "$file"
-$dry_run || printf 'uploaded %s as the version %s of the pipeline %s\n' "$file" "$version" "$name"
+$DRY_RUN || printf 'uploaded %s as the version %s of the pipeline %s\n' "$file" "$version" "$name"

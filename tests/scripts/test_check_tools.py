@@ -1,5 +1,7 @@
 """`scripts/check_tools.sh`, and the settings, names and errors that all scripts have from `scripts/lib.sh`."""
 
+import re
+
 import pytest
 
 from workshop.project import ROOT, versions
@@ -167,3 +169,13 @@ def test_every_script_has_help_that_names_its_exit_statuses(shell):
         assert done.returncode == 0 and done.stdout.startswith(f"usage: scripts/{script}"), script
         assert "\nexit status: 0 " in done.stdout, script
         assert shell.run(script, "--no-such-option").returncode == 2, script
+
+
+def test_the_template_of_settings_env_can_be_used_as_it_is_and_filled_in(shell, tmp_path):
+    template = (ROOT / "settings.env.template").read_text()
+    settings = tmp_path / "mine.env"
+    shell.stand_in("kind", ("version", f"{versions()['KIND_VERSION']}\n"))
+    for text in (template, re.sub(r"^# (?=[A-Z_0-9]+=)", "", template, flags=re.MULTILINE)):
+        settings.write_text(text)
+        done = shell.run("check_tools.sh", "kind", WORKSHOP_SETTINGS=str(settings))
+        assert done.returncode == 0, done.stderr
