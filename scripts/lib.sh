@@ -210,9 +210,72 @@ render() {
   local text pair
   text=$(cat "$1")
   for pair in "${@:2}"; do text=${text//"\${${pair%%=*}}"/${pair#*=}}; done
-  if [[ $text =~ [$][{]([A-Z_]+)[}] ]]; then fail "$1 needs a value for ${BASH_REMATCH[1]}"; fi
+  if [[ $text =~ [$][{]([A-Z][A-Z0-9_]*)[}] ]]; then fail "$1 needs a value for ${BASH_REMATCH[1]}"; fi
   printf '%s\n' "$text"
 }
 
 # The same for JSON, on one line.
 render_json() { render "$@" | tr -d '\n' | sed -E 's/[[:space:]]+/ /g; s/([[{]) /\1/g; s/ ([]}])/\1/g'; }
+
+# which_cluster [CONTEXT]: puts into CONTEXT the name by which kubectl knows the cluster, on AWS or on this machine
+# unless one is given, and makes sure that it points there: not to another cluster that you work with. A dry run goes on
+# without one.
+which_cluster() {
+  need kubectl
+  local current wanted=${1:-$CLUSTER_NAME}
+  current=$(kubectl config current-context </dev/null 2>/dev/null || true)
+  case "$current ${1:-}" in
+    "$wanted "* | "kind-$CLUSTER_NAME " | *":cluster/$CLUSTER_NAME " | *"@$CLUSTER_NAME".*".eksctl.io ") CONTEXT=$current ;;
+    *)
+      # shellcheck disable=SC2034  # for the script
+      CONTEXT=$wanted
+      local advice="Make it with create_cluster.sh or create_local_cluster.sh, or choose it: kubectl config use-context $wanted"
+      if $DRY_RUN; then
+        note "kubectl does not point to $wanted; the commands are those for when nothing is there yet"
+      elif [ -z "$current" ]; then
+        lacks "kubectl points to no cluster. $advice"
+      else
+        fail "kubectl points to $current, not to $wanted. $advice. Another name: export CLUSTER_NAME"
+      fi ;;
+  esac
+  note "the cluster is $CONTEXT"
+}
+
+# look ARGUMENTS...: asks the cluster, without changing anything, and puts what kubectl prints into ANSWER: nothing
+# when there is no such thing. What goes wrong ends the script, but a dry run, which takes it for nothing there.
+look() {
+  ANSWER=""
+  if ANSWER=$(kubectl --context "$CONTEXT" get --ignore-not-found "$@" </dev/null 2>"$WORK/error"); then return; fi
+  if $DRY_RUN || grep -q "the server doesn't have a resource type" "$WORK/error"; then return; fi
+  fail "the cluster does not answer: $(tail -1 "$WORK/error")"
+}
+
+# is_there ARGUMENTS...: whether the cluster has something, such as `is_there namespace kubeflow`.
+is_there() {
+  look "$@" -o name
+  [ -n "$ANSWER" ]
+}
+
+# Puts the default StorageClasses into ANSWER, one a line.
+default_storage_classes() {
+  look storageclasses --no-headers -o 'custom-columns=N:.metadata.name,D:.metadata.annotations.storageclass\.kubernetes\.io/is-default-class'
+  ANSWER=$(awk '$2 == "true" { print $1 }' <<<"$ANSWER")
+}
+
+# What everything that these scripts make on AWS carries, and what clean_up.sh goes by.
+# shellcheck disable=SC2034  # for the scripts
+PROJECT_TAG=Key=project,Value=first-kubeflow-pipeline
+
+# Tells what was found or done. In a dry run it goes beside the commands, so that these alone can be pasted.
+tell() { if $DRY_RUN; then note "$*"; else say "$*"; fi; }
+
+# same_json TEXT TEXT: compares what two JSON texts say, not how they are written.
+same_json() {
+  local said
+  said=$(python3 -c '
+import json, sys
+one, other = (json.loads(text or "null") for text in sys.argv[1:])
+print("same" if one == other else "different")
+' "$@") || fail "python3 does not work: see above"
+  [ "$said" = same ]
+}

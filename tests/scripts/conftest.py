@@ -35,6 +35,7 @@ class Shell:
         self._calls = folder / "calls.jsonl"
         self._answers = folder / "answers"
         self._answers.mkdir()
+        self.provide("python3", Path(sys._base_executable))  # what is on PATH may be a script that looks for others
         for name in SYSTEM_PROGRAMS:
             self.provide(name)
         self.environment = os.environ | {"PATH": str(self.programs), "HOME": str(folder)}
