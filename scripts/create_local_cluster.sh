@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Creates a cluster on this machine, in Docker, with Kubeflow Pipelines in it.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+  cat <<'EOT'
+usage: scripts/create_local_cluster.sh [--dry-run]
+
+Creates a Kubernetes cluster in a Docker container of this machine, with kind, and installs Kubeflow Pipelines there.
+It takes about ten minutes, most of them downloads, and costs nothing. What is there already is left as it is.
+
+  --dry-run   print the commands that change something, ready to be pasted; run none of them
+
+  CLUSTER_NAME   the cluster's name (kubeflow-demo), in lower case; kubectl knows it as kind-NAME
+
+exit status: 0 done, 1 failed, 2 wrong usage, 3 a tool is missing, Docker does not run, or Linux allows too few watches
+EOT
+}
+
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -h | --help) usage; exit 0 ;;
+    --dry-run) DRY_RUN=true; shift ;;
+    *) wrong "unknown argument: $1" ;;
+  esac
+done
+read_settings
+case "$CLUSTER_NAME" in *[A-Z]*) wrong "CLUSTER_NAME is \"$CLUSTER_NAME\"; for kind, it must be in lower case" ;; esac
+need docker
+need kind
+need kubectl
+if has docker && ! docker info >"$WORK/docker" 2>&1; then
+  if ! $DRY_RUN; then lacks "Docker does not answer: $(tail -1 "$WORK/docker"). Start Docker, and try again"; fi
+  note "Docker does not answer; the commands are those for when nothing is there yet"
+fi
+
+# What many programs in one container watch, all together. https://kind.sigs.k8s.io/docs/user/known-issues/
+too_low=""
+check_limit() {
+  local now
+  now=$(sysctl -n "$1" 2>/dev/null || true)
+  if [ -n "$now" ] && [ "$now" -lt "$2" ]; then too_low="$too_low sudo sysctl $1=$2;"; fi
+}
+if [ "$(uname)" = Linux ]; then
+  PATH="$PATH:/usr/sbin:/sbin"
+  check_limit fs.inotify.max_user_instances 2280
+  check_limit fs.inotify.max_user_watches 1255360
+fi
+if [ -n "$too_low" ]; then
+  advice="Linux lets programs watch too few files, and some would fail later for no visible reason. Until the next start of this machine, this helps:${too_low%;}"
+  if $DRY_RUN; then note "$advice"; else lacks "$advice"; fi
+fi
+
+# The cluster. It is a running container, so it is gone, or back, when Docker is.
+clusters=""
+if has kind; then clusters=$(kind get clusters 2>/dev/null || true); fi
+if grep -qxF "$CLUSTER_NAME" <<<"$clusters"; then
+  tell "the cluster kind-$CLUSTER_NAME is there already"
+  if [ "$(kubectl config current-context 2>/dev/null || true)" != "kind-$CLUSTER_NAME" ]; then
+    change kind export kubeconfig --name "$CLUSTER_NAME"
+  fi
+else
+  change_with "$(cat "$PROJECT/deploy/kind/cluster.yaml")" kind create cluster --name "$CLUSTER_NAME" --config - --wait 5m
+fi
+
+# Kubeflow Pipelines in it.
+if $DRY_RUN; then
+  bash "$PROJECT/scripts/install_kubeflow.sh" --platform pipelines --local --dry-run
+else
+  bash "$PROJECT/scripts/install_kubeflow.sh" --platform pipelines --local
+fi

@@ -1,0 +1,175 @@
+#!/usr/bin/env bash
+# Installs Kubeflow in the cluster: the whole platform, or Pipelines alone.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+  cat <<'EOT'
+usage: scripts/install_kubeflow.sh [--platform full|pipelines] [--local] [--s3-artifacts] [--notebook IMAGE] [--dry-run]
+
+Installs Kubeflow in the cluster that kubectl points to, and waits until it runs: 10 to 30 minutes. What is installed
+already in this version is left as it is, so running this again finishes what was interrupted. Take care: as long as it
+has not finished once, running it again also brings back the password that everybody knows.
+
+  --platform full        everything: dashboard, login, notebook servers, Pipelines (the default). It needs 4.4 CPUs and
+                         12.3 GiB of the nodes.
+  --platform pipelines   Kubeflow Pipelines alone, without login
+  --local                in the cluster that create_local_cluster.sh has made
+  --s3-artifacts         let the tasks of KUBEFLOW_NAMESPACE leave their artifacts in WORKSHOP_BUCKET. They need a right
+                         to it: see grant_s3_access.sh.
+  --notebook IMAGE       make a notebook server from an image that push_image.sh has pushed, NAME@sha256:...
+  --dry-run              print the commands that change something, ready to be pasted in the project's folder; run none
+
+  CLUSTER_NAME           the cluster (kubeflow-demo)
+  KUBEFLOW_NAMESPACE     your namespace (kubeflow-user-example-com). With --platform pipelines, it is always kubeflow.
+  WORKSHOP_BUCKET, AWS_DEFAULT_REGION   where artifacts go, with --s3-artifacts
+
+exit status: 0 done, 1 failed, 2 wrong usage, 3 a tool or credential is missing, or kubectl points to no cluster
+EOT
+}
+
+platform=full local=false s3_artifacts=false image=""
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -h | --help) usage; exit 0 ;;
+    --dry-run) DRY_RUN=true; shift ;;
+    --local) local=true; shift ;;
+    --s3-artifacts) s3_artifacts=true; shift ;;
+    --platform | --notebook)
+      [ $# -ge 2 ] && [ -n "$2" ] || wrong "$1 needs a value"
+      if [ "$1" = --platform ]; then platform=$2; else image=$2; fi
+      shift 2 ;;
+    *) wrong "unknown argument: $1" ;;
+  esac
+done
+case "$platform" in full | pipelines) ;; *) wrong "--platform is full or pipelines, not $platform" ;; esac
+if [ "$platform" = pipelines ] && [ -n "$image" ]; then
+  wrong "notebook servers belong to the whole platform: --platform full"
+fi
+if [ -n "$image" ] && ! [[ $image =~ ^[a-z0-9][A-Za-z0-9.:/_-]*@sha256:[0-9a-f]{64}$ ]]; then
+  wrong "--notebook $image: name the image by its digest, NAME@sha256:..., as push_image.sh prints it"
+fi
+read_settings
+# Without the platform, there are no namespaces of users.
+if [ "$platform" = pipelines ]; then KUBEFLOW_NAMESPACE=kubeflow; fi
+if $s3_artifacts; then
+  need_setting WORKSHOP_BUCKET "artifacts go there"
+  need_setting AWS_DEFAULT_REGION "the bucket is there"
+fi
+need git
+if [ "$platform" = full ]; then need kustomize; fi
+if $local; then which_cluster "kind-$CLUSTER_NAME"; else which_cluster; fi
+# What is printed can be pasted here, and the paths in it are short.
+cd "$PROJECT"
+
+INSTALLED=first-kubeflow-pipeline/installed
+if [ "$platform" = full ]; then RELEASE="full-$KUBEFLOW_VERSION"; else RELEASE="pipelines-$KUBEFLOW_PIPELINES_VERSION"; fi
+DISTRIBUTION=build/community-distribution-$KUBEFLOW_VERSION
+KUBECTL=(kubectl --context "$CONTEXT")
+DONE=false
+
+# Runs a command until it succeeds, 30 times at most. A dry run shows the loop without its end.
+retry() {
+  if $DRY_RUN; then say "until $(show "$@"); do sleep 20; done"; return; fi
+  local try=0
+  while [ $((try += 1)) -le 30 ]; do
+    if "$@"; then return; fi
+    note "not everything could be made yet, because some of it needs what comes first; again in 20 seconds ($try of 30)"
+    sleep 20
+  done
+  fail "this failed 30 times: $(show "$@")"
+}
+
+check_volumes() {
+  default_storage_classes
+  if [ -n "$ANSWER" ] || $DRY_RUN; then return; fi
+  fail "the cluster has no default StorageClass, and Kubeflow's databases would wait for their disks for ever. create_cluster.sh makes one."
+}
+
+# Allocatable CPUs come as 3920m or 4; memory as 15087292Ki, in larger units, or in bytes.
+# shellcheck disable=SC2016  # the dollars are awk's
+enough='
+{
+  cpu += ($1 ~ /m$/) ? $1 + 0 : $1 * 1000
+  memory += $2 * (($2 ~ /Ki$/) ? 1 : ($2 ~ /Mi$/) ? 1024 : ($2 ~ /Gi$/) ? 1048576 : 1 / 1024)
+}
+END { printf "%.1f CPUs and %.1f GiB\n", cpu / 1000, memory / 1048576; exit !(cpu >= 4400 && memory >= 12.3 * 1048576) }
+'
+check_nodes() {
+  local sum
+  look nodes --no-headers -o 'custom-columns=C:.status.allocatable.cpu,M:.status.allocatable.memory'
+  if [ -z "$ANSWER" ] && $DRY_RUN; then return; fi
+  if ! sum=$(awk "$enough" <<<"$ANSWER"); then
+    fail "the nodes have $sum, and the whole platform needs 4.4 CPUs and 12.3 GiB. Take more or larger nodes, or --platform pipelines."
+  fi
+  tell "the nodes have $sum"
+}
+
+install_full() {
+  if ! [ -f "$DISTRIBUTION/example/kustomization.yaml" ]; then
+    if [ -e "$DISTRIBUTION" ]; then change rm -rf "$DISTRIBUTION"; fi
+    change git clone --quiet --depth 1 --branch "release-$KUBEFLOW_VERSION" \
+      https://github.com/kubeflow/community-distribution "$DISTRIBUTION"
+  fi
+  change kustomize build "$DISTRIBUTION/example" -o "$DISTRIBUTION.yaml"
+  # The first tries cannot make everything: some kinds of objects are made by this very installation.
+  retry "${KUBECTL[@]}" apply --server-side --force-conflicts -f "$DISTRIBUTION.yaml"
+  change "${KUBECTL[@]}" wait --for=condition=Available deployments --all --all-namespaces --timeout=1800s
+  change "${KUBECTL[@]}" wait --for=create "namespace/$KUBEFLOW_NAMESPACE" --timeout=300s
+}
+
+install_pipelines() {
+  local manifests=github.com/kubeflow/pipelines/manifests/kustomize
+  change "${KUBECTL[@]}" apply -k "$manifests/cluster-scoped-resources?ref=$KUBEFLOW_PIPELINES_VERSION"
+  change "${KUBECTL[@]}" wait --for=condition=established --timeout=60s crd/applications.app.k8s.io
+  change "${KUBECTL[@]}" apply -k "$manifests/env/platform-agnostic?ref=$KUBEFLOW_PIPELINES_VERSION"
+  change "${KUBECTL[@]}" wait --for=condition=Available deployments --all -n kubeflow --timeout=1800s
+}
+
+# Kubeflow. That it is complete is written on its namespace.
+look namespace kubeflow -o "jsonpath={.metadata.annotations.$INSTALLED}"
+found=$ANSWER
+case "$found" in
+  "$RELEASE") tell "Kubeflow ($RELEASE) is installed already" ;;
+  "" | "${platform}"-*)
+    check_volumes
+    if [ "$platform" = full ]; then check_nodes; fi
+    if [ -n "$found" ]; then note "this replaces $found by $RELEASE"; fi
+    "install_$platform"
+    change "${KUBECTL[@]}" annotate --overwrite namespace kubeflow "$INSTALLED=$RELEASE"
+    DONE=true ;;
+  *) fail "the cluster has $found; one does not fit over the other. Make a new cluster, or use --platform ${found%%-*}" ;;
+esac
+
+# What notebook servers and tasks need on top.
+if [ "$platform" = full ] && ! is_there poddefault access-ml-pipeline -n "$KUBEFLOW_NAMESPACE"; then
+  change_with "$(render deploy/kubeflow/pod-default-pipelines.yaml KUBEFLOW_NAMESPACE="$KUBEFLOW_NAMESPACE")" \
+    "${KUBECTL[@]}" apply -f -
+  DONE=true
+fi
+if $s3_artifacts; then
+  look configmap kfp-launcher -n "$KUBEFLOW_NAMESPACE" -o 'jsonpath={.data.defaultPipelineRoot}'
+  if [ "$ANSWER" != "s3://$WORKSHOP_BUCKET/artifacts" ]; then
+    launcher=$(render deploy/kubeflow/kfp-launcher.yaml KUBEFLOW_NAMESPACE="$KUBEFLOW_NAMESPACE" \
+      WORKSHOP_BUCKET="$WORKSHOP_BUCKET" AWS_DEFAULT_REGION="$AWS_DEFAULT_REGION")
+    change_with "$launcher" "${KUBECTL[@]}" apply --server-side --force-conflicts -f -
+    DONE=true
+  fi
+fi
+if [ -n "$image" ]; then
+  look notebook lessons -n "$KUBEFLOW_NAMESPACE" -o 'jsonpath={.spec.template.spec.containers[0].image}'
+  if [ "$ANSWER" != "$image" ]; then
+    notebook=$(render deploy/kubeflow/notebook.yaml KUBEFLOW_NAMESPACE="$KUBEFLOW_NAMESPACE" \
+      SERVICE_ACCOUNT="$SERVICE_ACCOUNT" NOTEBOOK_IMAGE="$image")
+    change_with "$notebook" "${KUBECTL[@]}" apply -f -
+    DONE=true
+  fi
+fi
+
+if $DRY_RUN; then exit 0; fi
+if ! $DONE; then say "nothing was changed"; exit 0; fi
+say "done. To open it: scripts/open_dashboard.sh"
+if [ "$platform" = full ]; then
+  say "You log in as user@example.com with the password 12341234. Everybody knows it: scripts/change_password.sh"
+fi

@@ -1,0 +1,170 @@
+"""`scripts/change_password.sh`: the hash is real, kubectl is recorded, and the password is looked for everywhere."""
+
+import base64
+import json
+import os
+import pty
+import select
+import shutil
+import sys
+from pathlib import Path
+
+import bcrypt
+import pytest
+
+from workshop.project import ROOT
+
+PASSWORD = "correct horse, ' $battery \\ staple"
+KUBECTL = "kubectl --context kubeflow-demo"
+CHANGES = [
+    f"{KUBECTL} apply --server-side --force-conflicts -f -",
+    f"{KUBECTL} rollout restart deployment dex -n auth",
+    f"{KUBECTL} rollout status deployment dex -n auth --timeout=180s",
+]
+
+
+@pytest.fixture(autouse=True)
+def programs(shell):
+    """A Python with bcrypt, and a kubectl that finds the login in its cluster."""
+    (shell.programs / "python3").unlink(missing_ok=True)
+    (shell.programs / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (shell.programs / "python3").chmod(0o755)
+    stand_in_kubectl(shell)
+
+
+def stand_in_kubectl(shell, *answers):
+    shell.stand_in(
+        "kubectl", *answers, ("config current-context", "kubeflow-demo\n"), ("get .*secret", "secret/dex-passwords\n")
+    )
+
+
+def change(shell, password: str = PASSWORD, *, script=ROOT / "scripts/change_password.sh", trace: bool = False):
+    """Call the script with a password on its standard input."""
+    return shell.paste(f"""printf '%s\\n' "$NEW" | bash {"-x" if trace else ""} '{script}' --stdin""", NEW=password)
+
+
+def changes(shell) -> list[str]:
+    return [call for call in shell.calls if " get " not in call and "config current-context" not in call]
+
+
+def hash_given(shell) -> bytes:
+    (secret,) = [json.loads(text) for text in shell.inputs if text.strip()]
+    assert (secret["kind"], secret["metadata"]) == ("Secret", {"name": "dex-passwords", "namespace": "auth"})
+    return base64.b64decode(secret["data"]["DEX_USER_PASSWORD"])
+
+
+def test_the_hash_of_the_new_password_goes_to_the_cluster_and_the_login_restarts(shell):
+    done = change(shell)
+    assert done.returncode == 0 and "is changed" in done.stdout, done.stderr
+    assert changes(shell) == CHANGES
+    assert hash_given(shell).startswith(b"$2y$12$") and bcrypt.checkpw(PASSWORD.encode(), hash_given(shell))
+    assert "stays so until the session ends" in done.stdout
+
+
+def test_a_second_run_does_the_same_with_a_new_hash(shell):
+    change(shell)
+    first = hash_given(shell)
+    shell.forget_calls()
+    assert change(shell).returncode == 0 and changes(shell) == CHANGES
+    assert hash_given(shell) != first and bcrypt.checkpw(PASSWORD.encode(), hash_given(shell))
+
+
+def test_neither_password_nor_hash_is_shown_or_on_a_command_line_or_in_a_file(shell, tmp_path):
+    # With -x, bash shows every command, with every variable filled in. Temporary files would lie in `left`.
+    (tmp_path / "left").mkdir()
+    shell.environment["TMPDIR"] = str(tmp_path / "left")
+    done = change(shell, trace=True)
+    assert done.returncode == 0 and "rollout restart" in done.stderr
+    hashed = hash_given(shell).decode()
+    for text in (done.stdout, done.stderr, *shell.calls):
+        for secret in (PASSWORD, "battery", hashed, base64.b64encode(hashed.encode()).decode()):
+            assert secret not in text
+    assert list((tmp_path / "left").iterdir()) == []
+
+
+def test_a_kubectl_that_fails_ends_it_without_showing_what_it_was_given(shell):
+    stand_in_kubectl(shell, ("apply", "forbidden\n", 1))
+    done = change(shell)
+    assert done.returncode == 1 and "forbidden" in done.stderr and "the password is as it was" in done.stderr
+    assert changes(shell) == CHANGES[:1] and hash_given(shell).decode() not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "password, said",
+    [("12341234", "12 characters at least"), ("", "12 characters at least"), ("ä" * 37, "72 bytes at most")],
+)
+def test_a_password_that_cannot_be_meant_changes_nothing(shell, password, said):
+    done = shell.paste(f"echo '{password}' | bash '{ROOT}/scripts/change_password.sh' --stdin")
+    assert done.returncode == 1 and said in done.stderr and changes(shell) == []
+
+
+def type_into(shell, *lines: str) -> tuple[int, str]:
+    """Call the script in a terminal, type the lines when asked; return its exit status and what the terminal shows."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.execve("/bin/bash", ["bash", f"{ROOT}/scripts/change_password.sh"], shell.environment)
+    shown, waiting = b"", list(lines)
+    while True:
+        ready = select.select([terminal], [], [], 60)[0]
+        assert ready, f"it waits: {shown!r}"
+        try:
+            shown += os.read(terminal, 1000)
+        except OSError:  # how Linux says that the other end is closed
+            break
+        if waiting and shown.endswith((b"new password: ", b"the same again: ")):
+            os.write(terminal, waiting.pop(0).encode() + b"\n")
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), shown.decode()
+
+
+def test_in_a_terminal_it_asks_twice_and_shows_nothing_of_the_answer(shell):
+    status, shown = type_into(shell, PASSWORD, PASSWORD)
+    assert status == 0 and bcrypt.checkpw(PASSWORD.encode(), hash_given(shell)), shown
+    assert "battery" not in shown and changes(shell) == CHANGES
+
+
+def test_two_that_differ_change_nothing(shell):
+    status, shown = type_into(shell, PASSWORD, "something else entirely")
+    assert status == 1 and "not the same" in shown and changes(shell) == []
+
+
+def test_a_dry_run_asks_nothing_and_pasted_it_does_the_same(shell):
+    dry = shell.run("change_password.sh", "--stdin", "--dry-run")
+    assert dry.returncode == 0 and changes(shell) == [], dry.stderr
+    shell.forget_calls()
+    # Pasted, the command reads the password where the shell reads it.
+    pasted = shell.paste(f"""bash -ec "$COMMANDS" <<<'{PASSWORD.replace("'", "")}'""", COMMANDS=dry.stdout)
+    assert pasted.returncode == 0 and changes(shell) == CHANGES, pasted.stderr
+    assert bcrypt.checkpw(PASSWORD.replace("'", "").encode(), hash_given(shell))
+
+
+def test_without_a_login_in_the_cluster_it_says_where_that_comes_from(shell):
+    shell.stand_in("kubectl", ("config current-context", "kubeflow-demo\n"))
+    done = change(shell)
+    assert done.returncode == 1 and "--platform full" in done.stderr and changes(shell) == []
+
+
+def test_another_cluster_is_left_alone(shell):
+    stand_in_kubectl(shell, ("config current-context", "production\n"))
+    done = change(shell)
+    assert done.returncode == 1 and "points to production" in done.stderr and changes(shell) == []
+
+
+def test_a_missing_kubectl_is_3(shell):
+    (shell.programs / "kubectl").unlink()
+    done = change(shell)
+    assert done.returncode == 3 and "kubectl is not installed. " in done.stderr
+
+
+def test_a_missing_bcrypt_is_3_with_how_to_get_it(shell, tmp_path):
+    (shell.programs / "python3").write_text(f'#!/bin/sh\nexec {Path(sys._base_executable)} -IS "$@"\n')
+    copy = tmp_path / "no environment"  # a project without .venv
+    shutil.copytree(ROOT / "scripts", copy / "scripts")
+    shutil.copy(ROOT / "versions.env", copy)
+    done = change(shell, script=copy / "scripts/change_password.sh")
+    assert done.returncode == 3 and "pip install bcrypt" in done.stderr and changes(shell) == []
+
+
+@pytest.mark.parametrize("arguments, variables", [(["secret"], {}), (["--wrong"], {}), ([], {"CLUSTER_NAME": "a b"})])
+def test_wrong_usage_is_2_before_any_call(shell, arguments, variables):
+    done = shell.run("change_password.sh", *arguments, **variables)
+    assert done.returncode == 2 and "usage:" in done.stderr and shell.calls == []

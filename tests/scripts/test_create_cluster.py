@@ -1,0 +1,247 @@
+"""`scripts/create_cluster.sh`: AWS is the emulated account; eksctl and kubectl are recorded."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from workshop.project import ROOT, versions
+
+WAIT = "wait --for=condition=Ready nodes --all --timeout=600s"
+STORAGE_CLASS = (ROOT / "deploy/kubeflow/storage-class.yaml").read_text()
+READS = re.compile(r"kubectl (config (current|get)-contexts?|--context \S+ get) ?")
+ADDONS = "daemonset aws-node", "daemonset eks-pod-identity-agent", "deployment ebs-csi-controller"
+# eksctl for the emulated account: what it is given is recorded, then the cluster and its nodes are there.
+MAKES_A_CLUSTER = """#!/usr/bin/env bash
+tee "$0.given" | "$0-recorded" "$@"
+name=$(sed -n 's/^  name: //p' "$0.given")
+role=arn:aws:iam::123456789012:role/any
+if [ "$2" = cluster ]; then
+  aws eks create-cluster --name "$name" --kubernetes-version "$KUBERNETES_VERSION" --role-arn $role \
+    --resources-vpc-config subnetIds=subnet-a,subnet-b >/dev/null
+fi
+aws eks create-nodegroup --cluster-name "$name" --nodegroup-name "$name-nodes" --node-role $role --subnets subnet-a \
+  >/dev/null
+"""
+
+
+def changes(shell) -> list[tuple[str, str]]:
+    """Return the calls of stand-ins that change something, and what each was given."""
+    return [made for made in zip(shell.calls, shell.inputs, strict=True) if not READS.match(made[0])]
+
+
+def stand_in_kubectl(shell, name, *, known=True, classes="gp3 true\n", current=None, addons=ADDONS):
+    shell.stand_in(
+        "kubectl",
+        ("config current-context", f"{current or name}\n"),
+        ("config get-contexts", f"{name}\n" if known else "error: context not found\n", 0 if known else 1),
+        ("get .*storageclasses", classes),
+        *((f"get .*{addon} ", f"{addon.replace(' ', '/')}\n") for addon in addons),
+    )
+
+
+@pytest.fixture(autouse=True)
+def python3(shell):
+    """A Python that starts with any PATH; that of the machine may be a shell script of a version manager."""
+    (shell.programs / "python3").unlink(missing_ok=True)
+    shell.provide("python3", Path(sys._base_executable))
+
+
+@pytest.fixture
+def eksctl(shell, account):
+    """An eksctl that is recorded, and after which the emulated account has the cluster."""
+    shell.stand_in("eksctl")
+    (shell.programs / "eksctl").rename(shell.programs / "eksctl-recorded")
+    (shell.programs / "eksctl").write_text(MAKES_A_CLUSTER)
+    (shell.programs / "eksctl").chmod(0o755)
+    shell.environment["KUBERNETES_VERSION"] = versions()["KUBERNETES_VERSION"]
+
+
+@pytest.fixture
+def kubeconfig(shell, account, tmp_path) -> Path:
+    """Where the AWS CLI tells kubectl of clusters."""
+    shell.environment["KUBECONFIG"] = str(tmp_path / "kube/config")
+    return tmp_path / "kube/config"
+
+
+def test_the_first_run_makes_the_cluster_and_the_second_changes_nothing(shell, eksctl, kubeconfig, unique):
+    stand_in_kubectl(shell, unique, known=False, classes="gp2 true\n")
+    first = shell.run("create_cluster.sh", CLUSTER_NAME=unique)
+    assert first.returncode == 0, first.stderr
+    assert "AWS bills about 0.49 USD an hour" in first.stderr and "clean_up.sh --yes" in first.stderr
+    assert [call for call, _ in changes(shell)] == [
+        "eksctl create cluster -f -",
+        f"kubectl --context {unique} {WAIT}",
+        f"kubectl --context {unique} annotate --overwrite storageclass gp2 "
+        "storageclass.kubernetes.io/is-default-class=false",
+        f"kubectl --context {unique} apply -f -",
+    ]
+    given = [text for _, text in changes(shell)]
+    assert given[-1] == STORAGE_CLASS
+    config = yaml.safe_load(given[0])
+    assert config["metadata"] == {
+        "name": unique,
+        "region": "us-east-1",
+        "version": versions()["KUBERNETES_VERSION"],
+        "tags": {"project": "first-kubeflow-pipeline"},
+    }
+    nodes = config["managedNodeGroups"][0]
+    assert (nodes["name"], nodes["instanceTypes"], nodes["desiredCapacity"]) == (f"{unique}-nodes", ["m6i.xlarge"], 2)
+    assert nodes["spot"] is False
+    assert yaml.safe_load(kubeconfig.read_text())["current-context"] == unique
+
+    shell.forget_calls()
+    stand_in_kubectl(shell, unique)
+    second = shell.run("create_cluster.sh", CLUSTER_NAME=unique)
+    assert second.returncode == 0 and "nothing was changed" in second.stdout, second.stderr
+    assert [call for call, _ in changes(shell)] == [f"kubectl --context {unique} {WAIT}"]
+
+
+def test_a_cluster_without_nodes_gets_them(shell, account, eksctl, unique):
+    stand_in_kubectl(shell, unique)
+    arguments = f"--name {unique} --role-arn arn:aws:iam::123456789012:role/any --resources-vpc-config subnetIds=a,b"
+    arguments = f"{arguments} --kubernetes-version 1.19"
+    assert shell.paste(f"aws eks create-cluster {arguments}").returncode == 0
+    done = shell.run("create_cluster.sh", CLUSTER_NAME=unique, NODE_SPOT="true", NODE_COUNT="3")
+    assert done.returncode == 0, done.stderr
+    assert f"runs Kubernetes 1.19, and versions.env says {versions()['KUBERNETES_VERSION']}" in done.stderr
+    assert "0.12 USD an hour and 3 x m6i.xlarge" in done.stderr
+    call, given = changes(shell)[0]
+    assert call == "eksctl create nodegroup -f -"
+    nodes = yaml.safe_load(given)["managedNodeGroups"][0]
+    assert nodes["spot"] is True and nodes["desiredCapacity"] == nodes["maxSize"] == 3
+
+
+@pytest.mark.parametrize("missing", ADDONS)
+def test_an_addon_that_is_missing_is_made_before_anything_waits_for_it(shell, account, missing):
+    shell.stand_in("eksctl")
+    stand_in_kubectl(shell, "kubeflow-demo", addons=[addon for addon in ADDONS if addon != missing])
+    done = shell.run("create_cluster.sh")
+    assert done.returncode == 0 and "nothing was changed" not in done.stdout, done.stderr
+    assert [call for call, _ in changes(shell)] == [
+        "eksctl utils associate-iam-oidc-provider --approve -f -",
+        "eksctl create addon -f -",
+        f"kubectl --context kubeflow-demo {WAIT}",
+    ]
+    (given,) = {text for _, text in changes(shell) if text}
+    assert {"name": "aws-ebs-csi-driver", "wellKnownPolicies": {"ebsCSIController": True}} in yaml.safe_load(given)[
+        "addons"
+    ]
+
+
+def test_nodes_that_failed_are_not_waited_for(shell):
+    stand_in_kubectl(shell, "kubeflow-demo")
+    shell.stand_in("eksctl")
+    answers = ("describe-cluster", "ACTIVE\t1.34\n"), ("describe-nodegroup", "CREATE_FAILED\n")
+    shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), *answers)
+    done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1")
+    assert done.returncode == 1 and "kubeflow-demo-nodes are CREATE_FAILED" in done.stderr
+    assert "eksctl delete nodegroup" in done.stderr and not any("wait" in call for call in shell.calls)
+
+
+def test_kubectl_is_led_back_from_another_cluster(shell, account):
+    shell.stand_in("eksctl")
+    stand_in_kubectl(shell, "kubeflow-demo", current="another")
+    done = shell.run("create_cluster.sh")
+    assert done.returncode == 0, done.stderr
+    assert [call for call, _ in changes(shell)] == [
+        "kubectl config use-context kubeflow-demo",
+        f"kubectl --context kubeflow-demo {WAIT}",
+    ]
+
+
+def test_a_dry_run_changes_nothing_and_pasted_it_does_the_same(shell, eksctl, kubeconfig, unique):
+    stand_in_kubectl(shell, unique, known=False, classes="gp2 true\n")
+    dry = shell.run("create_cluster.sh", "--dry-run", CLUSTER_NAME=unique)
+    assert dry.returncode == 0, dry.stderr
+    assert changes(shell) == [] and not kubeconfig.exists()
+    described = shell.paste(f"aws eks describe-cluster --name {unique}")
+    assert "ResourceNotFoundException" in described.stderr
+    shell.forget_calls()
+    pasted = shell.paste(dry.stdout)
+    assert pasted.returncode == 0, pasted.stderr
+    by_hand = changes(shell)
+    assert kubeconfig.exists()
+
+    # The same as a real run, of a cluster with another name.
+    shell.forget_calls()
+    stand_in_kubectl(shell, f"{unique}-2", known=False, classes="gp2 true\n")
+    assert shell.run("create_cluster.sh", CLUSTER_NAME=f"{unique}-2").returncode == 0
+    assert [(call.replace("-2", ""), text.replace("-2", "")) for call, text in changes(shell)] == [
+        (call.replace("-2", ""), text.replace("-2", "")) for call, text in by_hand
+    ]
+
+
+def test_a_dry_run_needs_neither_eksctl_nor_kubectl(shell, account, unique):
+    done = shell.run("create_cluster.sh", "--dry-run", CLUSTER_NAME=unique)
+    assert done.returncode == 0 and done.stdout.startswith("eksctl create cluster -f - <<'EOF'\n")
+    assert "eksctl is not installed" in done.stderr and "kubectl is not installed" in done.stderr
+
+
+@pytest.mark.parametrize("missing", ["aws", "eksctl", "kubectl"])
+def test_a_missing_tool_is_3_with_how_to_get_it(shell, missing):
+    for tool in {"aws", "eksctl", "kubectl"} - {missing}:
+        shell.stand_in(tool)
+    done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1")
+    assert done.returncode == 3 and f"{missing} is not installed. " in done.stderr
+    assert shell.calls == []
+
+
+@pytest.mark.parametrize("status", ["DELETING", "FAILED"])
+def test_a_cluster_that_is_going_away_is_not_built_upon(shell, status):
+    stand_in_kubectl(shell, "kubeflow-demo")
+    shell.stand_in("eksctl")
+    shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), ("describe-cluster", f"{status}\t1.34\n"))
+    done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1")
+    assert done.returncode == 1 and f"is {status}" in done.stderr
+    assert not any(call.startswith("eksctl") for call in shell.calls)
+
+
+def test_without_credentials_nothing_is_tried(shell, account):
+    shell.stand_in("kubectl")
+    shell.stand_in("eksctl")
+    done = shell.run("create_cluster.sh", AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")
+    assert done.returncode == 3 and "aws sso login" in done.stderr and shell.calls == []
+
+
+def test_what_aws_denies_is_named(shell):
+    shell.stand_in("kubectl")
+    shell.stand_in("eksctl")
+    said = "An error occurred (AccessDeniedException) when calling the DescribeCluster operation: not you"
+    shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), ("describe-cluster", f"{said}\n", 254))
+    done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1")
+    assert done.returncode == 1 and said in done.stderr and "administrator" in done.stderr
+
+
+def test_an_eksctl_that_fails_ends_it(shell, account, unique):
+    stand_in_kubectl(shell, unique)
+    shell.stand_in("eksctl", ("create", "no capacity\n", 1))
+    done = shell.run("create_cluster.sh", CLUSTER_NAME=unique)
+    assert done.returncode == 1 and "no capacity" in done.stderr and "eksctl create cluster -f -" in done.stderr
+    assert [call for call, _ in changes(shell)] == ["eksctl create cluster -f -"]
+
+
+@pytest.mark.parametrize("arguments", [["--wrong"], ["my-cluster"]], ids=str)
+def test_wrong_usage_is_2(shell, arguments):
+    done = shell.run("create_cluster.sh", *arguments)
+    assert done.returncode == 2 and "usage:" in done.stderr
+
+
+@pytest.mark.parametrize("name, value", [("CLUSTER_NAME", "a b"), ("NODE_TYPE", "big"), ("NODE_COUNT", "0")])
+def test_a_bad_name_is_refused_before_any_call(shell, name, value):
+    for tool in ("aws", "eksctl", "kubectl"):
+        shell.stand_in(tool)
+    done = shell.run("create_cluster.sh", **{"AWS_DEFAULT_REGION": "us-east-1", name: value})
+    assert done.returncode == 2 and name in done.stderr and shell.calls == []
+
+
+def test_the_estimate_is_the_sum_of_the_prices_in_the_data_file(shell, account, unique):
+    prices = {
+        name: item["usd"] for name, item in json.loads((ROOT / "deploy/prices.json").read_text())["items"].items()
+    }
+    total = prices["eks_cluster"] + 4 * (prices["m7i.xlarge"] + prices["public_ipv4"])
+    done = shell.run("create_cluster.sh", "--dry-run", CLUSTER_NAME=unique, NODE_TYPE="m7i.xlarge", NODE_COUNT="4")
+    assert f"about {total:.2f} USD an hour" in done.stderr
