@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -41,13 +40,6 @@ def stand_in_kubectl(shell, name, *, known=True, classes="gp3 true\n", current=N
         ("get .*storageclasses", classes),
         *((f"get .*{addon} ", f"{addon.replace(' ', '/')}\n") for addon in addons),
     )
-
-
-@pytest.fixture(autouse=True)
-def python3(shell):
-    """A Python that starts with any PATH; that of the machine may be a shell script of a version manager."""
-    (shell.programs / "python3").unlink(missing_ok=True)
-    shell.provide("python3", Path(sys._base_executable))
 
 
 @pytest.fixture

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# Finds out whether the cluster's nodes may pull images from ECR.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+  cat <<'EOF'
+usage: scripts/check_node_access.sh [--fix] [--dry-run]
+
+Goes from the cluster to its node groups, from these to the role of their nodes, and from the role to its policies, and
+says which role may not pull images from ECR. Looked for are AWS's own policies AmazonEC2ContainerRegistryPullOnly,
+-ReadOnly, -PowerUser and -FullAccess; policies of your own are not read.
+
+  --fix       attach the missing policy: AmazonEC2ContainerRegistryPullOnly
+  --dry-run   print the commands that change something, ready to be pasted; run none of them
+
+settings: CLUSTER_NAME (kubeflow-demo), AWS_DEFAULT_REGION
+
+exit status: 0 all may pull, 1 one may not, or it failed, 2 wrong usage, 3 the AWS CLI or credentials are missing
+EOF
+}
+
+fix=false
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -h | --help) usage; exit 0 ;;
+    --dry-run) DRY_RUN=true; shift ;;
+    --fix) fix=true; shift ;;
+    *) wrong "unknown argument: $1" ;;
+  esac
+done
+read_settings
+who_am_i
+
+# Prints the policy to attach: the one that allows nothing but pulling, where it is known already.
+smallest_policy() {
+  local policy
+  for policy in PullOnly ReadOnly; do
+    policy=$partition:iam::aws:policy/AmazonEC2ContainerRegistry$policy
+    if found iam get-policy --policy-arn "$policy"; then break; fi
+  done
+  say "$policy"
+}
+
+found eks describe-cluster --name "$CLUSTER_NAME" --query cluster.arn --output text ||
+  fail "there is no cluster $CLUSTER_NAME in $AWS_DEFAULT_REGION. Make it with scripts/create_cluster.sh, or set CLUSTER_NAME"
+partition=$(cut -d: -f1-2 <<<"$ANSWER")
+tell "cluster $CLUSTER_NAME"
+ask eks list-nodegroups --cluster-name "$CLUSTER_NAME" --query "nodegroups[]" --output text
+groups=$ANSWER
+[ -n "$groups" ] || fail "the cluster $CLUSTER_NAME has no node groups that EKS manages; nothing can be said of its nodes"
+
+checked=" " missing=""
+for group in $groups; do
+  ask eks describe-nodegroup --cluster-name "$CLUSTER_NAME" --nodegroup-name "$group" --query nodegroup.nodeRole --output text
+  role=${ANSWER##*/}
+  tell "  node group $group"
+  tell "    role $role"
+  case "$checked" in *" $role "*) continue ;; esac
+  checked="$checked$role "
+  ask iam list-attached-role-policies --role-name "$role" --query "AttachedPolicies[].PolicyArn" --output text
+  may=""
+  for policy in $ANSWER; do
+    case "$policy" in
+      arn:*:iam::aws:policy/AmazonEC2ContainerRegistryPullOnly | arn:*:iam::aws:policy/AmazonEC2ContainerRegistryReadOnly | \
+        arn:*:iam::aws:policy/AmazonEC2ContainerRegistryPowerUser | arn:*:iam::aws:policy/AmazonEC2ContainerRegistryFullAccess)
+        may=true
+        tell "      policy ${policy##*/}: may pull from ECR" ;;
+      *) tell "      policy ${policy##*/}" ;;
+    esac
+  done
+  if [ -z "$may" ]; then
+    tell "      no policy that allows to pull from ECR"
+    missing="$missing $role"
+  fi
+done
+
+if [ -z "$missing" ]; then
+  tell "all nodes may pull from ECR; nothing to do"
+  exit 0
+fi
+if ! $fix; then fail "these roles may not pull from ECR:$missing. Allow it with: scripts/check_node_access.sh --fix"; fi
+policy=$(smallest_policy)
+for role in $missing; do
+  change aws iam attach-role-policy --role-name "$role" --policy-arn "$policy"
+  if ! $DRY_RUN; then say "attached ${policy##*/} to $role"; fi
+done

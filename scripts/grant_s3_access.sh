@@ -1,0 +1,195 @@
+#!/usr/bin/env bash
+# Gives the pods of a service account access to one bucket.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+usage() {
+  cat <<'EOF'
+usage: scripts/grant_s3_access.sh [--method pod-identity|irsa|secret] [--dry-run]
+
+Lets notebook servers and tasks that run as SERVICE_ACCOUNT in KUBEFLOW_NAMESPACE read and write the bucket
+WORKSHOP_BUCKET, and nothing else. Pods that run already keep what they have: restart them.
+
+  --method pod-identity   a role, by way of the agent that EKS has for it (default). No key exists that could leak.
+  --method irsa           the same role in the older way: the cluster's OIDC provider, and an annotation
+  --method secret         keys, for object stores that know no roles: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the
+                          environment go into the Secret s3-access, and the PodDefault s3-access offers them to notebook
+                          servers. They reach kubectl through its standard input.
+  --dry-run               print the commands that change something, ready to be pasted; run none of them
+
+settings: WORKSHOP_BUCKET, CLUSTER_NAME (kubeflow-demo), KUBEFLOW_NAMESPACE (kubeflow-user-example-com),
+          SERVICE_ACCOUNT (default-editor), AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_S3 (for secret; empty: Amazon S3)
+
+exit status: 0 done, 1 failed, 2 wrong usage, 3 a tool or credentials are missing
+EOF
+}
+
+method=pod-identity
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -h | --help) usage; exit 0 ;;
+    --dry-run) DRY_RUN=true; shift ;;
+    --method)
+      case "${2:-}" in pod-identity | irsa | secret) method=$2 ;; *) wrong "--method is pod-identity, irsa or secret" ;; esac
+      shift 2 ;;
+    *) wrong "unknown argument: $1" ;;
+  esac
+done
+read_settings
+role=$CLUSTER_NAME-s3
+changed=0
+brought() { changed=$((changed + 1)); $DRY_RUN || say "$1"; }
+
+# ---- keys in a Secret
+
+# Fills in the two keys. Only Python sees them: no variable of this script, and no command line, holds them.
+# shellcheck disable=SC2016  # expanded by Python, or by the shell that a dry run is pasted into
+secret_manifest='apiVersion: v1
+kind: Secret
+metadata: {name: s3-access, namespace: '$KUBEFLOW_NAMESPACE'}
+stringData:
+  access-key: "$AWS_ACCESS_KEY_ID"
+  secret-key: "$AWS_SECRET_ACCESS_KEY"'
+fill_in='
+import os, re, sys
+for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+    if not re.fullmatch(r"[A-Za-z0-9/+=_.-]+", os.environ.get(name, "")):
+        sys.exit(f"{name} is not set, or is no key")
+print(os.path.expandvars(sys.argv[1]))
+'
+# Whether the Secret holds these keys already.
+compare='
+import base64, os, sys
+there = sys.stdin.read().split()
+keys = [os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+sys.exit([base64.b64decode(value).decode() for value in there] != keys)
+'
+secret_is_there() {
+  kubectl --context "$CONTEXT" get secret s3-access -n "$KUBEFLOW_NAMESPACE" --ignore-not-found \
+    -o 'jsonpath={.data.access-key} {.data.secret-key}' 2>/dev/null | python3 -c "$compare"
+}
+
+use_secret() {
+  need python3
+  which_cluster
+  if ! python3 -c "$fill_in" "" >/dev/null 2>"$WORK/error"; then
+    lacks "$(cat "$WORK/error"). Export the keys of the object store: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+  fi
+  if [ "${AWS_SESSION_TOKEN:+set}" = set ]; then
+    fail "the keys in the environment come with a session token, and would stop to work within hours. Take a role (--method pod-identity), or keys that stay"
+  fi
+  # Server-side, because kubectl else keeps a copy of all that it applies, keys included, in an annotation.
+  local apply="kubectl --context $CONTEXT apply --server-side --force-conflicts -f -"
+  if ! secret_is_there; then
+    if $DRY_RUN; then
+      printf '%s <<EOF\n%s\nEOF\n' "$apply" "$secret_manifest"
+    else
+      # shellcheck disable=SC2086  # words
+      python3 -c "$fill_in" "$secret_manifest" | $apply || fail "the Secret s3-access was not made"
+    fi
+    brought "put the keys into the Secret s3-access"
+  fi
+  local region=${AWS_DEFAULT_REGION:-us-east-1}
+  local endpoint=${AWS_ENDPOINT_URL_S3:-https://s3.$region.amazonaws.com} pod_default
+  pod_default=$(render "$PROJECT/deploy/kubeflow/pod-default-s3.yaml" "KUBEFLOW_NAMESPACE=$KUBEFLOW_NAMESPACE" \
+    "AWS_ENDPOINT_URL_S3=$endpoint" "AWS_DEFAULT_REGION=$region")
+  look poddefault s3-access -n "$KUBEFLOW_NAMESPACE" -o "jsonpath={.spec.env[2].value} {.spec.env[3].value}"
+  if [ "$ANSWER" != "$endpoint $region" ]; then
+    # shellcheck disable=SC2086
+    change_with "$pod_default" $apply
+    brought "made the PodDefault s3-access: choose \"S3 access\" when you make a notebook server"
+  fi
+}
+
+# ---- a role
+
+# Makes the role, trusted as the first argument says, with the right to use the one bucket.
+put_role() {
+  local trust=$1 policy
+  policy=$(render_json "$PROJECT/deploy/iam/s3-one-bucket.json" "BUCKET=$WORKSHOP_BUCKET")
+  if found iam get-role --role-name "$role" --query Role.AssumeRolePolicyDocument --output json; then
+    if ! same_json "$ANSWER" "$trust"; then
+      change aws iam update-assume-role-policy --role-name "$role" --policy-document "$trust"
+      brought "the role $role is now for $method"
+    fi
+  else
+    change aws iam create-role --role-name "$role" --assume-role-policy-document "$trust" --tags "$PROJECT_TAG"
+    brought "made the role $role"
+  fi
+  ANSWER=""
+  if found iam get-role-policy --role-name "$role" --policy-name one-bucket --query PolicyDocument --output json &&
+    same_json "$ANSWER" "$policy"; then return; fi
+  change aws iam put-role-policy --role-name "$role" --policy-name one-bucket --policy-document "$policy"
+  brought "$role may now use the bucket $WORKSHOP_BUCKET, and nothing else"
+}
+
+use_pod_identity() {
+  put_role "$(render_json "$PROJECT/deploy/iam/trust-pod-identity.json")"
+  if ! found eks list-pod-identity-associations --cluster-name "$CLUSTER_NAME" --namespace "$KUBEFLOW_NAMESPACE" \
+    --service-account "$SERVICE_ACCOUNT" --query "associations[0].associationId" --output text; then
+    # EKS itself always knows the call; it would name the cluster as what is not found.
+    tell "skipped: this AWS account has no EKS Pod Identity, so $role is not tied to $SERVICE_ACCOUNT; to run it: an EKS cluster"
+    exit 0
+  fi
+  local association=$ANSWER
+  if ! found eks describe-addon --cluster-name "$CLUSTER_NAME" --addon-name eks-pod-identity-agent; then
+    # Without it, pods get no credentials, and nothing says so.
+    change aws eks create-addon --cluster-name "$CLUSTER_NAME" --addon-name eks-pod-identity-agent
+    brought "added eks-pod-identity-agent to $CLUSTER_NAME"
+  fi
+  case "$association" in
+    None | "")
+      change aws eks create-pod-identity-association --cluster-name "$CLUSTER_NAME" --namespace "$KUBEFLOW_NAMESPACE" \
+        --service-account "$SERVICE_ACCOUNT" --role-arn "$role_arn"
+      brought "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now take the role $role"
+      return ;;
+  esac
+  ask eks describe-pod-identity-association --cluster-name "$CLUSTER_NAME" --association-id "$association" \
+    --query association.roleArn --output text
+  if [ "$ANSWER" != "$role_arn" ]; then
+    local before=${ANSWER##*/}
+    change aws eks update-pod-identity-association --cluster-name "$CLUSTER_NAME" --association-id "$association" \
+      --role-arn "$role_arn"
+    brought "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now take the role $role (before: $before)"
+  fi
+}
+
+use_irsa() {
+  which_cluster
+  ask eks describe-cluster --name "$CLUSTER_NAME" --query cluster.identity.oidc.issuer --output text
+  local issuer=${ANSWER#https://}
+  case "$issuer" in None | "") fail "the cluster $CLUSTER_NAME has no OIDC issuer" ;; esac
+  if ! found iam get-open-id-connect-provider \
+    --open-id-connect-provider-arn "arn:aws:iam::$ACCOUNT:oidc-provider/$issuer"; then
+    change aws iam create-open-id-connect-provider --url "https://$issuer" --client-id-list sts.amazonaws.com \
+      --tags "$PROJECT_TAG"
+    brought "made the cluster's OIDC provider known to IAM"
+  fi
+  put_role "$(render_json "$PROJECT/deploy/iam/trust-irsa.json" "ACCOUNT=$ACCOUNT" "ISSUER=$issuer" \
+    "NAMESPACE=$KUBEFLOW_NAMESPACE" "SERVICE_ACCOUNT=$SERVICE_ACCOUNT")"
+  look serviceaccount "$SERVICE_ACCOUNT" -n "$KUBEFLOW_NAMESPACE" \
+    -o 'jsonpath={.metadata.annotations.eks\.amazonaws\.com/role-arn}'
+  if [ "$ANSWER" != "$role_arn" ]; then
+    change kubectl --context "$CONTEXT" annotate --overwrite serviceaccount "$SERVICE_ACCOUNT" \
+      -n "$KUBEFLOW_NAMESPACE" "eks.amazonaws.com/role-arn=$role_arn"
+    brought "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now take the role $role"
+  fi
+}
+
+if [ "$method" = secret ]; then
+  use_secret
+else
+  need_setting WORKSHOP_BUCKET "the bucket to give access to"
+  # A role's name has at most 64 characters: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
+  [ "${#role}" -le 64 ] || wrong "CLUSTER_NAME is too long for a role $CLUSTER_NAME-s3: at most 61 characters"
+  need python3
+  if [ "$method" = irsa ]; then need kubectl; fi
+  who_am_i
+  role_arn=arn:aws:iam::$ACCOUNT:role/$role
+  if ! found eks describe-cluster --name "$CLUSTER_NAME"; then
+    fail "there is no cluster $CLUSTER_NAME in $AWS_DEFAULT_REGION. Make it with scripts/create_cluster.sh, or set CLUSTER_NAME"
+  fi
+  if [ "$method" = irsa ]; then use_irsa; else use_pod_identity; fi
+fi
+if [ "$changed" = 0 ]; then tell "$SERVICE_ACCOUNT has access already; nothing to do"; fi

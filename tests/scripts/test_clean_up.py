@@ -1,0 +1,271 @@
+"""`scripts/clean_up.sh`: what it shows, what it deletes, and what it leaves alone."""
+
+import json
+import re
+
+import boto3
+import pytest
+
+from workshop.project import ROOT
+from workshop.sandbox import aws_account
+
+TAG = {"Key": "project", "Value": "first-kubeflow-pipeline"}
+NOTHING = "nothing of this project is left in account 123456789012, region us-east-1; nothing to do\n"
+
+
+class Project:
+    """What the scripts and a cluster leave in an account, under names of the test's own."""
+
+    def __init__(self, variables: dict, name: str) -> None:
+        session = boto3.Session(variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"])
+        self.aws = lambda service: session.client(
+            service,
+            region_name="us-east-1",
+            endpoint_url=variables["AWS_ENDPOINT_URL_S3" if service == "s3" else "AWS_ENDPOINT_URL"],
+        )
+        self.s3 = self.aws("s3")
+        self.cluster, self.bucket, self.repository = name, f"{name}-bucket", f"{name}-images"
+        self.settings = {
+            "CLUSTER_NAME": self.cluster,
+            "WORKSHOP_BUCKET": self.bucket,
+            "COMPONENT_REPOSITORY": self.repository,
+        }
+
+    def make_bucket(self, tagged: bool = True) -> None:
+        """Make a bucket with two versions of an object, a deleted object, and an upload that was not finished."""
+        self.s3.create_bucket(Bucket=self.bucket)
+        if tagged:
+            self.s3.put_bucket_tagging(Bucket=self.bucket, Tagging={"TagSet": [TAG]})
+        versioning = {"Status": "Enabled"}
+        self.s3.put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration=versioning)
+        for body in (b"one", b"two"):
+            self.s3.put_object(Bucket=self.bucket, Key="it's a key", Body=body)
+        self.s3.put_object(Bucket=self.bucket, Key="deleted", Body=b"")
+        self.s3.delete_object(Bucket=self.bucket, Key="deleted")
+        self.s3.create_multipart_upload(Bucket=self.bucket, Key="unfinished")
+
+    def make_repository(self, tagged: bool = True) -> None:
+        self.aws("ecr").create_repository(repositoryName=self.repository, tags=[TAG] if tagged else [])
+
+    def make_role(self) -> None:
+        trust = {"Effect": "Allow", "Principal": {"Service": "pods.eks.amazonaws.com"}, "Action": "sts:AssumeRole"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+        self.aws("iam").create_role(RoleName=f"{self.cluster}-s3", AssumeRolePolicyDocument=document)
+        allow = json.dumps({"Version": "2012-10-17", "Statement": [trust | {"Resource": "*"}]}).replace(
+            '"Principal": {"Service": "pods.eks.amazonaws.com"}, ', ""
+        )
+        self.aws("iam").put_role_policy(RoleName=f"{self.cluster}-s3", PolicyName="one-bucket", PolicyDocument=allow)
+
+    def make_leftovers(self) -> None:
+        """Make what a cluster makes by itself and does not take along: a disk, a load balancer, logs."""
+        owned = {"Key": f"kubernetes.io/cluster/{self.cluster}", "Value": "owned"}
+        disk = {"ResourceType": "volume", "Tags": [owned]}
+        self.aws("ec2").create_volume(
+            AvailabilityZone="us-east-1a", Size=100, VolumeType="gp3", TagSpecifications=[disk]
+        )
+        listener = {"Protocol": "tcp", "LoadBalancerPort": 80, "InstancePort": 80}
+        self.aws("elb").create_load_balancer(
+            LoadBalancerName=self.cluster[-20:], Listeners=[listener], AvailabilityZones=["us-east-1a"], Tags=[owned]
+        )
+        self.aws("logs").create_log_group(logGroupName=f"/aws/eks/{self.cluster}/cluster")
+
+    def left(self) -> list[str]:
+        """Name what the account still has of it."""
+        volumes = self.aws("ec2").describe_volumes(
+            Filters=[{"Name": "tag-key", "Values": [f"kubernetes.io/cluster/{self.cluster}"]}]
+        )["Volumes"]
+        balancers = self.aws("elb").describe_load_balancers()["LoadBalancerDescriptions"]
+        logs = self.aws("logs").describe_log_groups(logGroupNamePrefix=f"/aws/eks/{self.cluster}/")["logGroups"]
+        names = [
+            *(cluster for cluster in self.aws("eks").list_clusters()["clusters"]),
+            *(found["repositoryName"] for found in self.aws("ecr").describe_repositories()["repositories"]),
+            *(found["Name"] for found in self.s3.list_buckets()["Buckets"]),
+            *(found["RoleName"] for found in self.aws("iam").list_roles()["Roles"]),
+        ]
+        return [
+            *(name for name in names if name.startswith(self.cluster)),
+            *(["disk"] if volumes else []),
+            *(["load balancer"] if self.cluster[-20:] in [found["LoadBalancerName"] for found in balancers] else []),
+            *(["logs"] if logs else []),
+        ]
+
+
+@pytest.fixture
+def project(account, unique) -> Project:
+    return Project(account.environment(), f"c{unique}")
+
+
+@pytest.fixture
+def clean_up(shell, project):
+    return lambda *arguments, **options: shell.run("clean_up.sh", *arguments, **project.settings | options)
+
+
+def test_everything_is_shown_with_its_price_then_deleted_then_found_gone(own_account, shell):
+    project = Project(own_account.environment(), "kubeflow-demo")
+    for make in (project.make_bucket, project.make_repository, project.make_role, project.make_leftovers):
+        make()
+    ec2 = project.aws("ec2")
+    of_another = {"Key": "kubernetes.io/cluster/another", "Value": "owned"}
+    for size, tags in ((50, [TAG]), (1, [TAG, of_another])):
+        specification = {"ResourceType": "volume", "Tags": tags}
+        ec2.create_volume(AvailabilityZone="us-east-1a", Size=size, VolumeType="gp3", TagSpecifications=[specification])
+    before = project.left()
+    assert len(before) == 9
+
+    shown = shell.run("clean_up.sh", **project.settings)
+    assert shown.returncode == 0, shown.stderr
+    prices = json.loads((ROOT / "deploy" / "prices.json").read_text())["items"]
+    hours = {"cluster": prices["eks_cluster"]["usd"], "nodes": 2 * prices["m6i.xlarge"]["usd"]}
+    assert f"{hours['cluster'] * 730:10.2f}  EKS cluster kubeflow-demo" in shown.stdout
+    assert f"{hours['nodes'] * 730:10.2f}    node group kubeflow-demo-nodes: 2 x m6i.xlarge" in shown.stdout
+    assert re.search(rf"{100 * prices['gp3']['usd']:10.2f}  disk vol-\w+: 100 GB", shown.stdout)
+    in_all = sum(hours.values()) * 730 + 150 * prices["gp3"]["usd"] + prices["classic_load_balancer"]["usd"] * 730
+    assert f"{in_all:10.2f}  in all" in shown.stdout
+    assert "nothing was changed" in shown.stdout and project.left() == before
+
+    done = shell.run("clean_up.sh", "--yes", **project.settings)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("AWS was asked again: nothing that is billed is left")
+    assert project.left() == [] and [disk["Size"] for disk in ec2.describe_volumes()["Volumes"]] == [1]
+    again = shell.run("clean_up.sh", "--yes", **project.settings)
+    assert again.returncode == 0 and again.stdout == NOTHING
+
+
+def test_a_dry_run_changes_nothing_and_pasted_does_the_same(clean_up, shell, project):
+    for make in (project.make_bucket, project.make_repository, project.make_leftovers):
+        make()
+    before = project.left()
+    shown = clean_up("--dry-run")
+    assert shown.returncode == 0 and project.left() == before
+    pasted = shell.paste(shown.stdout)
+    assert pasted.returncode == 0, pasted.stderr
+    assert project.left() == []
+
+
+def test_what_is_not_the_projects_is_left_alone(clean_up, project):
+    project.make_bucket(tagged=False)
+    project.make_repository(tagged=False)
+    other = Project.__new__(Project)
+    other.__dict__ |= project.__dict__ | {"cluster": f"{project.cluster}-2"}
+    other.make_role()  # of a cluster whose name only begins alike
+    before = project.left()
+    done = clean_up("--yes")
+    assert done.returncode == 0 and done.stdout == NOTHING
+    assert f"--bucket {project.bucket}" in done.stderr and "repository" in done.stderr
+    assert project.left() == before
+
+
+def test_what_was_half_deleted_is_finished_and_a_bucket_without_the_tag_goes_when_it_is_named(clean_up, project):
+    project.make_bucket(tagged=False)
+    project.make_role()
+    project.aws("iam").delete_role_policy(RoleName=f"{project.cluster}-s3", PolicyName="one-bucket")
+    assert clean_up("--yes", "--bucket", "another").returncode == 2
+    assert len(project.left()) == 2
+    assert clean_up("--yes", "--bucket", project.bucket).returncode == 0
+    assert project.left() == []
+
+
+def stand_in_for_eks(shell, *answers):
+    """Put an AWS on PATH that has a cluster made by eksctl, and nothing else."""
+    (shell.programs / "aws").unlink(missing_ok=True)
+    none = "An error occurred (RepositoryNotFoundException) when calling the DescribeRepositories operation: none"
+    shell.stand_in(
+        "aws",
+        ("get-caller-identity", "123456789012\n"),
+        *answers,
+        ("describe-cluster", "first-kubeflow-pipeline\tTrue\n"),
+        ("list-pod-identity", "a-1\tdefault-editor\n"),
+        ("list-nodegroups", "nodes\n"),
+        ("describe-nodegroup", "3\tm6i.xlarge\tSPOT\n"),
+        ("describe-repositories", none, 254),
+    )
+
+
+def changes(shell) -> list[str]:
+    return [call for call in shell.calls if not re.search(r" (describe|list|get)-| version", call)]
+
+
+def test_a_cluster_by_eksctl_is_deleted_by_eksctl(shell):
+    shell.stand_in("eksctl")
+    stand_in_for_eks(shell)
+    shown = shell.run("clean_up.sh", "--dry-run", AWS_DEFAULT_REGION="us-east-1")
+    assert shown.stdout.splitlines() == [
+        "aws eks delete-pod-identity-association --cluster-name kubeflow-demo --association-id a-1",
+        "eksctl delete cluster --name kubeflow-demo --region us-east-1 --wait --disable-nodegroup-eviction",
+    ]
+    assert changes(shell) == []
+    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+    assert changes(shell) == shown.stdout.splitlines()
+    # This AWS still shows the cluster afterwards: that is no success.
+    assert done.returncode == 1 and "AWS still bills some of it" in done.stderr
+    assert "cluster\tkubeflow-demo" in done.stderr
+    # The price of a spot instance is not made up.
+    assert "         ?    node group nodes: 3 x m6i.xlarge" in done.stdout
+
+
+def test_without_eksctl_nothing_is_deleted(shell):
+    stand_in_for_eks(shell)
+    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+    assert done.returncode == 3 and "eksctl is not installed" in done.stderr and changes(shell) == []
+
+
+def test_a_cluster_without_the_tag_keeps_all_that_carries_its_name(shell):
+    stand_in_for_eks(shell, ("describe-cluster", "-\tTrue\n"), ("describe-volumes", "vol-1\t1\tgp3\tavailable\n"))
+    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+    assert done.returncode == 0 and done.stdout == NOTHING and "left alone" in done.stderr
+    assert changes(shell) == []
+
+
+def test_stacks_that_eksctl_has_left_are_deleted_the_clusters_own_last(shell):
+    gone = "An error occurred (ResourceNotFoundException) when calling the DescribeCluster operation: none"
+    stacks = "eksctl-kubeflow-demo-cluster\teksctl-kubeflow-demo-nodegroup-nodes\n"
+    stand_in_for_eks(shell, ("describe-cluster", gone, 254), ("describe-stacks", stacks))
+    shown = shell.run("clean_up.sh", "--dry-run", AWS_DEFAULT_REGION="us-east-1")
+    names = re.findall(r"delete-stack --stack-name (\S+)", shown.stdout)
+    assert names == ["eksctl-kubeflow-demo-nodegroup-nodes", "eksctl-kubeflow-demo-cluster"]
+
+
+def test_what_aws_denies_is_1_and_nothing_is_deleted(shell):
+    said = "An error occurred (AccessDenied) when calling the ListNodegroups operation: no"
+    stand_in_for_eks(shell, ("list-nodegroups", said, 254))
+    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+    assert done.returncode == 1 and said in done.stderr and changes(shell) == []
+
+
+def test_the_cluster_on_this_machine_is_deleted_by_kind(shell):
+    shell.stand_in("kind", ("get clusters", "another\nkubeflow-demo\n"))
+    assert "nothing was changed" in shell.run("clean_up.sh", "--local").stdout
+    assert shell.run("clean_up.sh", "--local", "--dry-run").stdout == "kind delete cluster --name kubeflow-demo\n"
+    assert changes(shell) == ["kind get clusters"] * 2
+    assert shell.run("clean_up.sh", "--local", "--yes").returncode == 0
+    assert shell.calls[-1] == "kind delete cluster --name kubeflow-demo"
+    shell.stand_in("kind", ("get clusters", "another\n"))
+    assert "nothing to do" in shell.run("clean_up.sh", "--local", "--yes").stdout
+
+
+def test_no_tool_and_no_credentials_are_3(clean_up, shell):
+    assert clean_up(AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="").returncode == 3
+    assert clean_up("--local").returncode == 3
+    shell.programs.joinpath("aws").unlink()
+    assert clean_up().returncode == 3
+
+
+def test_wrong_usage_and_bad_names_are_2(shell):
+    assert shell.run("clean_up.sh", "everything").returncode == 2
+    assert shell.run("clean_up.sh", "--bucket").returncode == 2
+    assert shell.run("clean_up.sh", CLUSTER_NAME="*").returncode == 2
+
+
+def test_the_clusters_of_the_sandbox_are_tagged_as_the_projects(account):
+    eks = Project(account.environment(), "x").aws("eks")
+    found = eks.describe_cluster(name=aws_account.CLUSTER)["cluster"]
+    assert found["tags"] == {TAG["Key"]: TAG["Value"]}
+
+
+def test_every_price_says_what_it_is_for_and_where_it_is_from():
+    prices = json.loads((ROOT / "deploy" / "prices.json").read_text())
+    assert prices["currency"] == "USD" and re.fullmatch(r"\d{4}-\d\d-\d\d", prices["read_on"])
+    for name, item in prices["items"].items():
+        assert item["per"] in ("hour", "GB-month", "GB"), name
+        assert item["usd"] is None or 0 < item["usd"] < 10, name
+        assert item["what"] and item["source"].startswith("https://") and "//aws.amazon.com/" in item["check"], name

@@ -1,0 +1,264 @@
+"""`scripts/grant_s3_access.sh`: roles in the emulated account, and what it tells Kubernetes and EKS."""
+
+import base64
+import json
+
+import boto3
+import pytest
+import yaml
+
+from workshop.project import ROOT
+from workshop.sandbox import aws_account
+
+KEYS = {"AWS_ACCESS_KEY_ID": "AKIDNOTAKEY", "AWS_SECRET_ACCESS_KEY": "not/a+secret"}
+NAMESPACE = "kubeflow-user-example-com"
+POLICY = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {
+            "Effect": "Allow",
+            "Action": ["s3:ListBucket", "s3:GetBucketLocation"],
+            "Resource": "arn:aws:s3:::my-bucket",
+        },
+        {
+            "Effect": "Allow",
+            "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
+            "Resource": "arn:aws:s3:::my-bucket/*",
+        },
+    ],
+}
+
+
+@pytest.fixture
+def cluster(account, unique, monkeypatch) -> str:
+    """A cluster of the test's own."""
+    name = f"c{unique}"
+    for constant in ("CLUSTER", "NODE_GROUP", "NODE_ROLE", "CLUSTER_ROLE"):
+        monkeypatch.setattr(aws_account, constant, name if constant == "CLUSTER" else f"{name}-{constant[:4].lower()}")
+    aws_account.make_cluster(account.environment()["AWS_ENDPOINT_URL"])
+    return name
+
+
+@pytest.fixture
+def iam(account):
+    session = boto3.Session(aws_access_key_id="x", aws_secret_access_key="x", region_name="us-east-1")
+    return session.client("iam", endpoint_url=account.environment()["AWS_ENDPOINT_URL"])
+
+
+@pytest.fixture
+def grant(shell, cluster):
+    settings = {"CLUSTER_NAME": cluster, "WORKSHOP_BUCKET": "my-bucket"}
+    return lambda *arguments, **options: shell.run("grant_s3_access.sh", *arguments, **settings | options)
+
+
+def provide_kubectl(shell, cluster, *answers):
+    shell.stand_in("kubectl", ("current-context", f"{cluster}\n"), *answers)
+
+
+def role(iam, cluster) -> list:
+    found = iam.get_role(RoleName=f"{cluster}-s3")["Role"]
+    names = iam.list_role_policies(RoleName=f"{cluster}-s3")["PolicyNames"]
+    documents = [iam.get_role_policy(RoleName=f"{cluster}-s3", PolicyName=name)["PolicyDocument"] for name in names]
+    return [found["AssumeRolePolicyDocument"]["Statement"][0], found["Tags"], names, documents]
+
+
+def test_pods_get_a_role_for_one_bucket_and_a_second_run_changes_nothing(grant, iam, cluster):
+    first = grant()
+    assert first.returncode == 0, first.stderr
+    trust, tags, names, documents = role(iam, cluster)
+    assert trust["Principal"] == {"Service": "pods.eks.amazonaws.com"}
+    assert trust["Action"] == ["sts:AssumeRole", "sts:TagSession"]
+    assert tags == [{"Key": "project", "Value": "first-kubeflow-pipeline"}]
+    assert names == ["one-bucket"] and documents == [POLICY]
+    # The emulated EKS has no pod identity: that is said, and not passed over.
+    assert "skipped: this AWS account has no EKS Pod Identity" in first.stdout
+
+    before = role(iam, cluster)
+    second = grant()
+    assert second.returncode == 0 and second.stdout.count("\n") == 1 and "skipped: " in second.stdout
+    assert role(iam, cluster) == before
+
+
+def test_a_role_that_was_half_made_or_changed_is_put_right(grant, iam, cluster):
+    trust = (
+        '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, '
+    )
+    iam.create_role(RoleName=f"{cluster}-s3", AssumeRolePolicyDocument=trust + '"Action": "sts:AssumeRole"}]}')
+    assert grant().returncode == 0
+    assert iam.get_role(RoleName=f"{cluster}-s3")["Role"]["AssumeRolePolicyDocument"]["Statement"][0]["Principal"] == {
+        "Service": "pods.eks.amazonaws.com"
+    }
+    wide = json.dumps(POLICY | {"Statement": [POLICY["Statement"][0] | {"Action": "s3:*"}]})
+    iam.put_role_policy(RoleName=f"{cluster}-s3", PolicyName="one-bucket", PolicyDocument=wide)
+    assert "and nothing else" in grant().stdout
+    found = iam.get_role_policy(RoleName=f"{cluster}-s3", PolicyName="one-bucket")["PolicyDocument"]
+    assert found == POLICY
+
+
+def test_a_dry_run_changes_nothing_and_pasted_does_the_same(grant, shell, iam, cluster):
+    shown = grant("--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    with pytest.raises(iam.exceptions.NoSuchEntityException):
+        iam.get_role(RoleName=f"{cluster}-s3")
+    pasted = shell.paste(shown.stdout)
+    assert pasted.returncode == 0, pasted.stderr
+    assert role(iam, cluster)[2:] == [["one-bucket"], [POLICY]]
+    assert grant().stdout.count("\n") == 1
+
+
+def provide_eks(shell, *answers):
+    """Put a stand-in for an AWS that has pod identity on PATH; the role is there and right."""
+    (shell.programs / "aws").unlink(missing_ok=True)
+    trust = {"Effect": "Allow", "Principal": {"Service": "pods.eks.amazonaws.com"}}
+    trust["Action"] = ["sts:AssumeRole", "sts:TagSession"]
+    shell.stand_in(
+        "aws",
+        ("get-caller-identity", "123456789012\n"),
+        ("get-role-policy", json.dumps(POLICY)),
+        ("get-role ", json.dumps({"Version": "2012-10-17", "Statement": [trust]})),
+        *answers,
+    )
+
+
+NO_ADDON = "An error occurred (ResourceNotFoundException) when calling the DescribeAddon operation: No addon"
+
+
+def changes(shell) -> list[str]:
+    reading = "describe-", "list-", "get-", " get ", "current-context"
+    return [call for call in shell.calls if not any(word in call for word in reading)]
+
+
+def test_the_agent_and_the_association_are_made_when_missing(shell):
+    provide_eks(shell, ("list-pod-identity", "None\n"), ("describe-addon", NO_ADDON, 254))
+    done = shell.run("grant_s3_access.sh", WORKSHOP_BUCKET="my-bucket", AWS_DEFAULT_REGION="us-east-1")
+    assert done.returncode == 0, done.stderr
+    assert changes(shell) == [
+        "aws eks create-addon --cluster-name kubeflow-demo --addon-name eks-pod-identity-agent",
+        f"aws eks create-pod-identity-association --cluster-name kubeflow-demo --namespace {NAMESPACE} "
+        "--service-account default-editor --role-arn arn:aws:iam::123456789012:role/kubeflow-demo-s3",
+    ]
+
+
+@pytest.mark.parametrize("there, expected", [("kubeflow-demo-s3", 0), ("another", 1)])
+def test_an_association_is_left_when_right_and_changed_when_not(shell, there, expected):
+    arn = f"arn:aws:iam::123456789012:role/{there}\n"
+    provide_eks(shell, ("list-pod-identity", "a-1\n"), ("describe-pod-identity", arn))
+    done = shell.run("grant_s3_access.sh", WORKSHOP_BUCKET="my-bucket", AWS_DEFAULT_REGION="us-east-1")
+    assert done.returncode == 0 and len(changes(shell)) == expected
+    if expected:
+        assert "update-pod-identity-association" in changes(shell)[0] and "before: another" in done.stdout
+    else:
+        assert done.stdout == "default-editor has access already; nothing to do\n"
+
+
+def test_irsa_ties_the_role_to_one_service_account_of_this_cluster(grant, shell, iam, cluster):
+    provide_kubectl(shell, cluster)
+    done = grant("--method", "irsa")
+    assert done.returncode == 0, done.stderr
+    trust = role(iam, cluster)[0]
+    issuer = trust["Principal"]["Federated"].split("oidc-provider/")[1]
+    assert issuer.startswith("oidc.eks.us-east-1.amazonaws.com/id/")
+    assert trust["Action"] == "sts:AssumeRoleWithWebIdentity"
+    assert trust["Condition"] == {
+        "StringEquals": {
+            f"{issuer}:aud": "sts.amazonaws.com",
+            f"{issuer}:sub": f"system:serviceaccount:{NAMESPACE}:default-editor",
+        }
+    }
+    assert any(
+        provider["Arn"].endswith(issuer)
+        for provider in iam.list_open_id_connect_providers()["OpenIDConnectProviderList"]
+    )
+    arn = f"arn:aws:iam::123456789012:role/{cluster}-s3"
+    assert changes(shell) == [
+        f"kubectl --context {cluster} annotate --overwrite serviceaccount default-editor -n {NAMESPACE} "
+        f"eks.amazonaws.com/role-arn={arn}"
+    ]
+
+    shell.forget_calls()
+    provide_kubectl(shell, cluster, ("get .*serviceaccount", arn))
+    again = grant("--method", "irsa")
+    assert again.stdout == "default-editor has access already; nothing to do\n" and changes(shell) == []
+
+
+def test_keys_reach_kubectl_through_its_standard_input_alone(grant, shell, cluster):
+    provide_kubectl(shell, cluster)
+    done = shell.run("grant_s3_access.sh", "--method", "secret", trace=True, CLUSTER_NAME=cluster, **KEYS)
+    assert done.returncode == 0, done.stderr
+    secret, pod_default = [yaml.safe_load(given) for given in shell.inputs if given]
+    assert secret["stringData"] == {"access-key": "AKIDNOTAKEY", "secret-key": "not/a+secret"}
+    assert pod_default["kind"] == "PodDefault" and pod_default["metadata"]["namespace"] == NAMESPACE
+    shown = done.stdout + done.stderr + "".join(shell.calls)
+    assert not any(key in shown for key in KEYS.values())
+    # An annotation would hold a copy of what was applied.
+    assert all("--server-side" in call for call in changes(shell))
+
+
+def test_a_secret_that_holds_these_keys_already_stays(grant, shell, cluster, account):
+    there = " ".join(base64.b64encode(value.encode()).decode() for value in KEYS.values())
+    endpoint = account.environment()["AWS_ENDPOINT_URL_S3"]
+    provide_kubectl(shell, cluster, ("get secret", there), ("get .*poddefault", f"{endpoint} us-east-1"))
+    done = grant("--method", "secret", **KEYS)
+    assert done.returncode == 0 and "nothing to do" in done.stdout and changes(shell) == []
+
+
+def test_a_dry_run_of_a_secret_shows_no_key_and_pasted_does_the_same(grant, shell, cluster):
+    provide_kubectl(shell, cluster)
+    shown = grant("--method", "secret", "--dry-run", **KEYS)
+    assert shown.returncode == 0 and changes(shell) == []
+    assert not any(key in shown.stdout + shown.stderr for key in KEYS.values())
+    shell.forget_calls()
+    assert shell.paste(shown.stdout, **KEYS).returncode == 0
+    assert yaml.safe_load(shell.inputs[0])["stringData"]["secret-key"] == "not/a+secret"
+    assert len(shell.calls) == 2
+
+
+def test_keys_that_expire_within_hours_are_refused(grant, shell, cluster):
+    provide_kubectl(shell, cluster)
+    done = grant("--method", "secret", AWS_SESSION_TOKEN="not-a-token", **KEYS)
+    assert done.returncode == 1 and "session token" in done.stderr and changes(shell) == []
+
+
+def test_no_tool_and_no_credentials_are_3(grant, shell, cluster):
+    assert "kubectl is not installed" in (done := grant("--method", "irsa")).stderr and done.returncode == 3
+    none = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    assert grant(**none).returncode == 3
+    provide_kubectl(shell, cluster)
+    assert grant("--method", "secret", **none).returncode == 3
+    shell.programs.joinpath("aws").unlink()
+    assert grant().returncode == 3
+
+
+def test_what_aws_denies_is_1_and_named(shell):
+    said = "An error occurred (AccessDenied) when calling the GetRole operation: no"
+    shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), ("get-role", said, 254))
+    done = shell.run("grant_s3_access.sh", WORKSHOP_BUCKET="my-bucket", AWS_DEFAULT_REGION="us-east-1")
+    assert done.returncode == 1 and said in done.stderr
+
+
+def test_wrong_usage_and_bad_names_are_2(shell):
+    assert shell.run("grant_s3_access.sh", "--method", "luck").returncode == 2
+    assert shell.run("grant_s3_access.sh").returncode == 2
+    assert shell.run("grant_s3_access.sh", WORKSHOP_BUCKET="b/*").returncode == 2
+    assert shell.run("grant_s3_access.sh", WORKSHOP_BUCKET="my-bucket", CLUSTER_NAME="c" * 62).returncode == 2
+
+
+def test_the_policy_is_that_of_lesson_03():
+    lesson = json.loads((ROOT / "notebooks" / "03_reach_s3.ipynb").read_text())
+    cell = next("".join(cell["source"]) for cell in lesson["cells"] if "".join(cell["source"]).startswith("policy = {"))
+    variables = {"bucket": "my-bucket"}
+    exec(cell, variables)
+    assert variables["policy"] == POLICY
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deploy" / "iam").glob("*.json")), ids=lambda path: path.name)
+def test_no_policy_allows_everything_on_anything(path):
+    document = json.loads(path.read_text())
+    assert document["Version"] == "2012-10-17"
+    for statement in document["Statement"]:
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        assert statement["Effect"] == "Allow" and not any("*" in action for action in actions)
+        assert statement.get("Resource", "arn:") not in ("*", ["*"])
+        assert "Resource" in statement or set(statement["Principal"]) <= {"Service", "Federated"}
+        if "Federated" in statement.get("Principal", {}):
+            assert {name.rpartition(":")[2] for name in statement["Condition"]["StringEquals"]} == {"aud", "sub"}
