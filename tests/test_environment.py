@@ -210,7 +210,7 @@ def test_no_pipelines_package_is_newer_than_the_backend(lock):
 
 def test_versions_env_is_plain_for_every_reader():
     for line in (ROOT / "versions.env").read_text().splitlines():
-        assert re.fullmatch(r"|#.*|[A-Z_]+_VERSION=\d+(\.\d+)+", line), line
+        assert re.fullmatch(r"|#.*|[A-Z0-9_]+_VERSION=\d+(\.\d+)+|[A-Z_]+_IMAGE=[a-z0-9][\w.:/@-]*", line), line
 
 
 def test_the_environment_is_made_in_a_path_with_a_space_while_another_one_is_active(project_copy, tmp_path, olist_zip):

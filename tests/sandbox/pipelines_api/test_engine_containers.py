@@ -3,18 +3,15 @@
 Below it, with the mark `docker`, the same against a real engine, in an image that is made here: it needs no registry.
 """
 
-import importlib.metadata
 import json
 import os
-import shutil
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 import uuid
 from pathlib import Path
 
+import base_image
 import docker.errors
 import every_kind
 import psutil
@@ -29,8 +26,7 @@ from test_kills import kill, server_pid, worker_pids
 
 from workshop.sandbox.pipelines_api.engine import containers
 
-KFP = importlib.metadata.version("kfp")
-IMAGE = f"workshop-test-base:kfp-{KFP}"  # Debian 12 with its Python, pip and kfp
+IMAGE = base_image.WITH_KFP
 
 
 class FakeContainer:
@@ -261,36 +257,12 @@ def real(tmp_path_factory) -> docker.DockerClient:
         pytest.skip(f"no Docker engine answers: {error}; to run it: start Docker")
     # The folder above is the one that all processes of a test run share.
     with FileLock(tmp_path_factory.getbasetemp().parent / "image.lock"):
-        if not client.images.list(IMAGE):
-            _make_image(client)
+        try:
+            base_image.ensure(client)
+        except base_image.CannotMakeImage as error:
+            pytest.skip(str(error))
     yield client
     client.close()
-
-
-def _make_image(client: docker.DockerClient) -> None:
-    if not shutil.which("debootstrap") or os.geteuid() != 0:
-        pytest.skip(
-            f"there is no image {IMAGE}; to have it made: install debootstrap and run this test as root, "
-            "or give the tag to an image of Python 3 with pip and that kfp"
-        )
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        root = Path(folder) / "root"
-        _call("debootstrap", "--variant=minbase", "--include=python3,python3-pip", "bookworm", str(root))
-        packages = str(root / "usr/local/lib/python3.11/dist-packages")
-        _call(
-            sys.executable, "-m", "uv", "pip", "install", "--python-version=3.11", "--target", packages, f"kfp=={KFP}"
-        )
-        (root / "usr/lib/python3.11/EXTERNALLY-MANAGED").unlink()  # as in the images of Docker's own Python
-        with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
-            repository, tag = IMAGE.split(":")
-            client.api.import_image_from_stream(tar.stdout, repository=repository, tag=tag)
-
-
-def _call(*command: str) -> None:
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        said = (done.stdout.strip().splitlines() or ["nothing"])[-1]
-        pytest.skip(f"the image {IMAGE} cannot be made: {Path(command[0]).name} says: {said}")
 
 
 @pytest.fixture

@@ -1,0 +1,111 @@
+"""The images with which tests try Docker, made here with debootstrap: no registry is asked. Run it to make them.
+
+Both are Debian 12 with its Python and pip: PLAIN, for other images to begin with, and WITH_KFP, in which tasks run.
+"""
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import docker
+
+KFP = importlib.metadata.version("kfp")
+RELEASE = "bookworm"
+PLAIN = f"workshop-test-base:{RELEASE}"
+WITH_KFP = f"workshop-test-base:kfp-{KFP}"
+PROBE = "workshop-test-base:probe"
+
+
+class CannotMakeImage(Exception):
+    """The images are not here, and something that makes them is missing."""
+
+
+def ensure(client: docker.DockerClient) -> None:
+    """Make what is missing of the two images.
+
+    Raises:
+        CannotMakeImage: debootstrap or root is missing, or a package cannot be fetched.
+    """
+    missing = [image for image in (PLAIN, WITH_KFP) if not client.images.list(image)]
+    if not missing:
+        return
+    if not shutil.which("debootstrap") or os.geteuid() != 0:
+        raise CannotMakeImage(
+            f"there is no image {missing[0]}; to have it made: install debootstrap and run this as root, "
+            "or give the tag to an image of Python 3 with pip, and kfp if its tag says so"
+        )
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        root = Path(folder) / "root"
+        root.mkdir()
+        _import(client, root, PROBE)  # before the minute that the rest takes
+        client.images.remove(PROBE)
+        packages = "--include=python3,python3-pip,ca-certificates"
+        _call("debootstrap", "--variant=minbase", packages, RELEASE, str(root), *_mirror())
+        python = next((root / "usr/lib").glob("python3.*"))
+        (python / "EXTERNALLY-MANAGED").unlink()  # as in the images of Docker's own Python
+        _import(client, root, PLAIN)
+        version, target = python.name.removeprefix("python"), root / "usr/local/lib" / python.name / "dist-packages"
+        _call(
+            *(sys.executable, "-m", "uv", "pip", "install", f"--python-version={version}"),
+            *("--target", str(target), f"kfp=={KFP}"),
+        )
+        _import(client, root, WITH_KFP)
+
+
+def client_that_builds() -> str:
+    """Return the first `docker` on PATH that can build: newer ones cannot without the plugin buildx.
+
+    Where none can, the first one is returned, which then says so itself.
+    """
+    clients = [path for folder in os.get_exec_path() if os.access(path := f"{folder}/docker", os.X_OK)]
+    return next(filter(_builds, clients), clients[0] if clients else "docker")
+
+
+def _builds(client: str) -> bool:
+    version = subprocess.run([client, "--version"], capture_output=True, text=True).stdout
+    if int(version.removeprefix("Docker version ").partition(".")[0] or 0) < 23:
+        return True
+    return subprocess.run([client, "buildx", "version"], capture_output=True).returncode == 0
+
+
+def _mirror() -> list[str]:
+    """Return the mirror from which this machine has the release, if it has; debootstrap knows one of its own."""
+    if not shutil.which("apt-get"):
+        return []
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Identifier: Packages", f"Codename: {RELEASE}"]
+    found = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout.split()
+    return found[:1]
+
+
+def _call(*command: str) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        said = (done.stdout.strip().splitlines() or ["nothing"])[-1]
+        raise CannotMakeImage(f"the images of the tests cannot be made: {Path(command[0]).name} says: {said}")
+
+
+def _import(client: docker.DockerClient, root: Path, image: str) -> None:
+    repository, tag = image.split(":")
+    with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
+        try:
+            client.api.import_image_from_stream(tar.stdout, repository=repository, tag=tag)
+        except docker.errors.APIError as error:  # such as an engine without the rights to unpack one
+            tar.kill()
+            raise CannotMakeImage(f"the images of the tests cannot be made: Docker says: {error.explanation}") from None
+
+
+def main() -> None:
+    """Make the images, and print their names."""
+    try:
+        ensure(docker.from_env())
+    except (CannotMakeImage, docker.errors.DockerException) as error:
+        sys.exit(str(error))
+    print(PLAIN, WITH_KFP)
+
+
+if __name__ == "__main__":
+    main()
