@@ -33,10 +33,11 @@ OLIST = (
 
 
 def pytest_configure(config):
-    """Hold the servers' usual ports while tests run, so that no two of them want the same one."""
+    """Hold the servers' usual ports while tests run, so that no two of them want the same one; name the marks."""
+    config.addinivalue_line("markers", "docker: needs a running Docker engine; skipped without")
     if not hasattr(config, "workerinput"):
         config.held_ports = []
-        for port in (8333, 5005, 8889):
+        for port in (8333, 5005, 8889, 5000):
             with contextlib.suppress(OSError):
                 config.held_ports.append(socket.create_server(("127.0.0.1", port)))
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from workshop.sandbox.registry import what_is_missing
+
 
 def test_a_shell_that_evaluates_env_reaches_the_sandbox_with_the_aws_command_line(shared_sandbox):
     os.environ["WORKSHOP_SANDBOX_DIR"] = str(shared_sandbox.directory)
@@ -19,12 +21,13 @@ def test_a_shell_that_evaluates_env_reaches_the_sandbox_with_the_aws_command_lin
 
 
 def test_status_shows_each_part_up_and_down(sandbox, workshop_command):
-    assert workshop_command("sandbox", "status").stdout.count(" down ") == 3
+    parts = ["object-store", "aws-account", "pipelines-api", *([] if what_is_missing() else ["registry"])]
+    assert workshop_command("sandbox", "status").stdout.count(" down ") == 4
     up = workshop_command("sandbox", "up").stdout
-    assert up.count(" up ") == 3 and "http://127.0.0.1:" in up and "Amazon S3" in up
+    assert up.count(" up ") == len(parts) and "http://127.0.0.1:" in up and "Amazon S3" in up
     logs = workshop_command("sandbox", "logs", "-n", "5").stdout
     assert "==> object-store <==" in logs and "GET /moto-api/" in logs
-    assert workshop_command("sandbox", "down").stdout == "stopped: object-store, aws-account, pipelines-api\n"
+    assert workshop_command("sandbox", "down").stdout == f"stopped: {', '.join(parts)}\n"
     assert workshop_command("sandbox", "down").stdout == "nothing was running\n"
 
 

@@ -8,6 +8,7 @@ import shutil
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -15,6 +16,7 @@ from workshop.project import sandbox_directory
 from workshop.sandbox.aws_account import ACCOUNT, REGION, AwsAccount, has_cluster, make_cluster
 from workshop.sandbox.object_store import ObjectStore
 from workshop.sandbox.pipelines_api import RUNNERS, PipelinesApi
+from workshop.sandbox.registry import Registry, what_is_missing
 from workshop.sandbox.supervisor import Record, SandboxError, Server, Supervisor, write_whole
 
 __all__ = ["Sandbox", "SandboxError"]
@@ -90,6 +92,8 @@ class Sandbox:
             self._choose_runner(runner)
         ensure()
         supervisor = self._supervisor(self._identity())
+        if what_is_missing():
+            supervisor.servers = [server for server in supervisor.servers if server.name != Registry.name]
         account = supervisor.up()[AwsAccount.name].address
         if not has_cluster(account):  # lesson 09 has deleted it, and nothing here can make one as eksctl does
             with supervisor.locked():
@@ -138,7 +142,7 @@ class Sandbox:
                 "WORKSHOP_TARGET": "sandbox",
                 "WORKSHOP_CONNECTED": "sandbox",
                 "KF_PIPELINES_ENDPOINT": f"{records[PipelinesApi.name].address}/{identity.pipelines_path}",
-                "REGISTRY": f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com",
+                "REGISTRY": self._registry(),
                 "KUBECONFIG": str(self._kubeconfig),
             }
             | self._aws(identity, records)
@@ -186,6 +190,12 @@ class Sandbox:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
+    def _registry(self) -> str:
+        """Return the address that names of images begin with: of the registry here, else of the account's ECR."""
+        supervisor = self._supervisor(Identity.new())
+        record = next(supervisor.record(server) for server in supervisor.servers if server.name == Registry.name)
+        return urlsplit(record.address).netloc if record else f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
+
     @property
     def _kubeconfig(self) -> Path:
         return self.directory / "kube" / "config"
@@ -217,6 +227,7 @@ class Sandbox:
             ObjectStore(self.directory / ObjectStore.name, *keys),
             AwsAccount(self.directory / AwsAccount.name),
             PipelinesApi(self.directory / PipelinesApi.name, identity.pipelines_path, identity.runner),
+            Registry(self.directory / Registry.name),
         ]
         return Supervisor(self.directory, servers)
 
