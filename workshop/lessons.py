@@ -123,7 +123,7 @@ def run_one(
             error = f"{lesson.name}: {type(failed).__name__}: {failed}\n\nThe notebook as far as it went: {target}"
         imports = float(clock.read_text())
     seconds = time.monotonic() - begun
-    notebook = nbformat.read(target, as_version=4)
+    notebook = _with_whole_streams(target)
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     ran = [cell for cell in code if cell.metadata.get("papermill", {}).get("status") == "completed"]
     ran = ran[:-1] if died else ran
@@ -293,7 +293,17 @@ def _without_traces(notebook):
         if cell.metadata.get("tags") == []:
             del cell.metadata["tags"]
         if cell.cell_type == "code":
+            cell.outputs = _without_secrets(cell.outputs)
+    return notebook
+
+
+def _with_whole_streams(path: Path):
+    """Read an executed notebook, write it back with whole streams, as JupyterLab shows them, and return it."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
             cell.outputs = _joined(cell.outputs)
+    nbformat.write(notebook, path)
     return notebook
 
 
@@ -308,10 +318,17 @@ def _joined(outputs: list) -> list:
             joined.append(output)
     for output in joined:
         if output.output_type == "stream":
-            output.text = _without_secret(_as_on_a_terminal(output.text))
+            output.text = _as_on_a_terminal(output.text)
+    return joined
+
+
+def _without_secrets(outputs: list) -> list:
+    for output in outputs:
+        if output.output_type == "stream":
+            output.text = _without_secret(output.text)
         for kind, shown in output.get("data", {}).items():
             output.data[kind] = _without_secret(shown) if isinstance(shown, str) else shown
-    return joined
+    return outputs
 
 
 def _without_secret(text: str) -> str:
