@@ -6,15 +6,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
   cat <<'EOF'
-usage: scripts/build_image.sh [--dry-run] [--name] [--tag TAG] [component|notebook] [-- OPTION...]
+usage: scripts/build_image.sh [--dry-run] [--name] [--tag TAG] [--file FILE] [component|notebook] [-- OPTION...]
 
 Builds docker/component/Dockerfile (the default) or docker/notebook/Dockerfile and prints the image's name and tag. The
 tag is a checksum of everything that goes into the image. So a tag never means two different things, what is not
 committed yet gets a tag of its own, and building what is there already does nothing.
 
   --tag TAG   another tag, such as a version; not latest, which says nothing
+  --file FILE a Dockerfile of your own, which is built in place of the one in docker/
   --name      only print what the image is or would be called
-  --dry-run   print the command that builds, ready to be pasted; build nothing
+  --dry-run   print the command that builds, ready to be pasted in the project's folder; build nothing
   -- OPTION   what follows is handed to `docker build`, such as -- --network host
 
   COMPONENT_REPOSITORY   the image's name (default: python-components); the notebook server's ends in -notebook
@@ -27,13 +28,17 @@ exit status: 0 done, 1 failed, 2 wrong usage, 3 Docker or the base image is miss
 EOF
 }
 
-kind="" tag="" name_only=false options=()
+kind="" tag="" dockerfile="" name_only=false options=()
 while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) usage; exit 0 ;;
     --dry-run) DRY_RUN=true; shift ;;
     --name) name_only=true; shift ;;
     --tag) [ -n "${2:-}" ] || wrong "--tag needs a value"; tag=$2; shift 2 ;;
+    --file)
+      if ! [ -f "${2:-}" ]; then wrong "--file needs a Dockerfile, and \"${2:-}\" is no file"; fi
+      dockerfile=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
+      shift 2 ;;
     --) shift; options=("$@"); break ;;
     -*) wrong "unknown option: $1" ;;
     component | notebook) [ -z "$kind" ] || wrong "one image at a time"; kind=$1; shift ;;
@@ -62,6 +67,13 @@ case "$kind" in
     if [ -d deploy ]; then inputs+=(deploy); fi ;;
 esac
 
+# One that says the same is no other one.
+if [ -z "$dockerfile" ] || [ "$(cat "$dockerfile")" = "$(cat "docker/$kind/Dockerfile")" ]; then
+  dockerfile=docker/$kind/Dockerfile
+else
+  inputs+=("$dockerfile")
+fi
+
 sha256() { if has sha256sum; then sha256sum; else shasum -a 256; fi; }
 contents() {
   say "$COMPONENT_BASE_IMAGE $time_in_image"
@@ -83,7 +95,7 @@ if $name_only; then say "$image"; exit 0; fi
 need docker
 if has docker; then
   if ! docker version --format '{{.Server.Version}}' >/dev/null 2>"$WORK/error"; then
-    if ! $DRY_RUN; then lacks "Docker is installed, but does not answer: $(tail -1 "$WORK/error"). Start it."; fi
+    if ! $DRY_RUN; then lacks "Docker is installed, but does not answer: $(tail -1 "$WORK/error") Start it."; fi
     note "Docker does not answer; the command is that for when the image is not there yet"
   elif docker image inspect "$image" >/dev/null 2>&1; then
     note "$kind: it is there already; nothing to do"
@@ -93,7 +105,8 @@ if has docker; then
   # Old clients build with BuildKit by themselves, newer ones by a plugin: https://docs.docker.com/build/buildkit/
   version=$(docker --version | sed -nE 's/^[^0-9]*([0-9]+\.[0-9]+).*$/\1/p')
   if at_least "$version" 23.0 && ! docker buildx version >/dev/null 2>&1; then
-    lacks "Docker lacks its plugin for builds, buildx. Linux: install docker-buildx-plugin or docker-buildx; macOS: it comes with Docker Desktop, else brew install docker-buildx"
+    buildx="Docker lacks its plugin for builds, buildx. Linux: install docker-buildx-plugin or docker-buildx; macOS: it comes with Docker Desktop, else brew install docker-buildx"
+    if $DRY_RUN; then note "$buildx"; else lacks "$buildx"; fi
   fi
 fi
 if has git && [ -n "$(git -c safe.directory='*' status --porcelain -- "${inputs[@]}" 2>/dev/null)" ]; then
@@ -111,9 +124,9 @@ done
 # Without the attestations, which newer builders add, one build is like the next.
 build() {
   change env DOCKER_BUILDKIT=1 BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build --tag "$image" \
-    --file "$PROJECT/docker/$kind/Dockerfile" --build-arg "BASE_IMAGE=$COMPONENT_BASE_IMAGE" \
+    --file "$dockerfile" --build-arg "BASE_IMAGE=$COMPONENT_BASE_IMAGE" \
     --build-arg "SOURCE_DATE_EPOCH=$time_in_image" --build-arg "VERSION=$tag" \
-    ${secrets[@]+"${secrets[@]}"} ${options[@]+"${options[@]}"} "$PROJECT"
+    ${secrets[@]+"${secrets[@]}"} ${options[@]+"${options[@]}"} .
 }
 if ! (build); then
   if ! docker image inspect "$COMPONENT_BASE_IMAGE" >/dev/null 2>&1 &&

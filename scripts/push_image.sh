@@ -137,7 +137,7 @@ log_in() {
 need docker
 if ! $DRY_RUN; then
   if ! docker version --format '{{.Server.Version}}' >/dev/null 2>"$WORK/error"; then
-    lacks "Docker is installed, but does not answer: $(tail -1 "$WORK/error"). Start it."
+    lacks "Docker is installed, but does not answer: $(tail -1 "$WORK/error") Start it."
   fi
 fi
 look_up

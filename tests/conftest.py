@@ -17,7 +17,17 @@ from workshop.sandbox import Sandbox, apply
 # As in workshop/cli.py: 2 s of import that nothing here needs.
 sys.modules.setdefault("rfc3987_syntax", None)
 
-FOREIGN = ("AWS_", "KF_", "WORKSHOP_", "PIP_TARGET", "PYTHONPATH", "REGISTRY", "NB_PREFIX", "KUBERNETES_")
+FOREIGN = (
+    "AWS_",
+    "KF_",
+    "WORKSHOP_",
+    "PIP_TARGET",
+    "PYTHONPATH",
+    "REGISTRY",
+    "COMPONENT_IMAGE",
+    "NB_PREFIX",
+    "KUBERNETES_",
+)
 # The nine files of the Olist dataset, by the names that Kaggle gives them.
 OLIST = (
     "olist_customers_dataset",

@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     bucket: str = Field("", validation_alias="WORKSHOP_BUCKET")
     region: str = Field("", validation_alias=AliasChoices("AWS_DEFAULT_REGION", "AWS_REGION"))
     registry: str = Field("", validation_alias="REGISTRY")
+    component_image: str = Field("", validation_alias="COMPONENT_IMAGE")
     s3_endpoint: str = Field("", validation_alias="AWS_ENDPOINT_URL_S3")
     pipelines_endpoint: str = Field("", validation_alias="KF_PIPELINES_ENDPOINT")
 
@@ -105,6 +106,8 @@ def connect() -> Target:
     settings = Settings.read()
     name = target_name(settings)
     _put_own_programs_on_path()
+    if settings.component_image:
+        os.environ["COMPONENT_IMAGE"] = settings.component_image
     _avoid_spaces_in_the_path_of_python()
     target = _connect_sandbox(settings) if name == "sandbox" else _connect_cluster(name, settings)
     _forget_old_credentials()

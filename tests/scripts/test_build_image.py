@@ -36,13 +36,13 @@ def builds(shell) -> list[str]:
     return [call for call in shell.calls if call.startswith("docker build ")]
 
 
-def build_command(kind: str, image: str, *more: str, base: str | None = None, time: str = TIME) -> str:
+def build_command(kind: str, image: str, *more: str, base: str | None = None, time: str = TIME, file: str = "") -> str:
     words = [
-        *("docker", "build", "--tag", image, "--file", f"{ROOT}/docker/{kind}/Dockerfile"),
+        *("docker", "build", "--tag", image, "--file", file or f"docker/{kind}/Dockerfile"),
         *("--build-arg", f"BASE_IMAGE={base or versions()['COMPONENT_BASE_IMAGE']}"),
         *("--build-arg", f"SOURCE_DATE_EPOCH={time}", "--build-arg", f"VERSION={image.partition(':')[2]}"),
     ]
-    return " ".join([*words, *more, str(ROOT)])
+    return " ".join([*words, *more, "."])
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,19 @@ def test_what_is_there_already_is_not_built_again(shell):
     done = shell.run("build_image.sh")
     assert done.returncode == 0 and "there already; nothing to do" in done.stderr
     assert builds(shell) == [] and done.stdout.strip() == name_of(shell)
+
+
+def test_a_dockerfile_of_your_own_is_built_under_a_tag_of_its_own(shell, tmp_path):
+    mine = tmp_path / "Dockerfile"
+    mine.write_text((ROOT / "docker" / "component" / "Dockerfile").read_text())
+    assert name_of(shell, "--file", str(mine)) == name_of(shell), "one that says the same is no other one"
+    mine.write_text(mine.read_text() + "ENV MINE=yes\n")
+    image = name_of(shell, "--file", "Dockerfile")
+    assert image != name_of(shell)
+    shell.forget_calls()
+    assert shell.run("build_image.sh", "--file", "Dockerfile").returncode == 0
+    assert builds(shell) == [build_command("component", image, file=str(mine))]
+    assert shell.run("build_image.sh", "--file", "missing").returncode == 2
 
 
 def test_another_base_or_time_is_another_tag(shell):
