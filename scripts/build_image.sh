@@ -22,6 +22,7 @@ committed yet gets a tag of its own, and building what is there already does not
   COMPONENT_BASE_IMAGE   what both begin with (default: in versions.env); python@sha256:... holds it for good
   PIP_CONFIG_FILE        a pip.conf for this build, such as one that names a mirror; nothing of it stays in the image
   PIP_CERT               certificates for this build, where a proxy uses its own; they do not stay either
+  IMAGE_PLATFORM         of the nodes that run it (default: linux/amd64); linux/arm64 for Graviton, or kind on a Mac
   SOURCE_DATE_EPOCH      the time that all files in the image get (default: the beginning of 2026)
 
 exit status: 0 done, 1 failed, 2 wrong usage, 3 Docker or the base image is missing
@@ -54,6 +55,9 @@ fi
 time_in_image=${SOURCE_DATE_EPOCH:-1767225600}
 if ! [[ $time_in_image =~ ^[0-9]+$ ]]; then wrong "SOURCE_DATE_EPOCH is \"$time_in_image\"; it must be seconds since 1970"; fi
 
+platform=${IMAGE_PLATFORM:-linux/amd64}
+if ! [[ $platform =~ ^linux/[a-z0-9/]+$ ]]; then wrong "IMAGE_PLATFORM is \"$platform\"; it must be like linux/amd64 or linux/arm64"; fi
+
 # What goes into each image; .dockerignore lets through just this.
 cd "$PROJECT"
 case "$kind" in
@@ -70,19 +74,18 @@ esac
 # One that says the same is no other one.
 if [ -z "$dockerfile" ] || [ "$(cat "$dockerfile")" = "$(cat "docker/$kind/Dockerfile")" ]; then
   dockerfile=docker/$kind/Dockerfile
-else
-  inputs+=("$dockerfile")
 fi
 
 sha256() { if has sha256sum; then sha256sum; else shasum -a 256; fi; }
 contents() {
-  say "$COMPONENT_BASE_IMAGE $time_in_image"
+  say "$COMPONENT_BASE_IMAGE $time_in_image $platform"
   find "${inputs[@]}" -type f ! -name '.*' ! -path '*/__pycache__/*' ! -path '*/.*/*' | LC_ALL=C sort |
     while IFS= read -r file; do
       say "$file"
       if [ -x "$file" ]; then say "can be run"; fi
       cat "$file"
     done
+  if [ "$dockerfile" != "docker/$kind/Dockerfile" ]; then cat "$dockerfile"; fi
 }
 if [ -z "$tag" ]; then tag=$(contents | sha256 | cut -c 1-12); fi
 if [ "$tag" = latest ]; then wrong "the tag latest would be moved with each build; leave out --tag, or name a version"; fi
@@ -123,14 +126,14 @@ done
 
 # Without the attestations, which newer builders add, one build is like the next.
 build() {
-  change env DOCKER_BUILDKIT=1 BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build --tag "$image" \
+  change env DOCKER_BUILDKIT=1 BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build --platform "$platform" --tag "$image" \
     --file "$dockerfile" --build-arg "BASE_IMAGE=$COMPONENT_BASE_IMAGE" \
     --build-arg "SOURCE_DATE_EPOCH=$time_in_image" --build-arg "VERSION=$tag" \
     ${secrets[@]+"${secrets[@]}"} ${options[@]+"${options[@]}"} .
 }
 if ! (build); then
   if ! docker image inspect "$COMPONENT_BASE_IMAGE" >/dev/null 2>&1 &&
-    ! docker pull --quiet "$COMPONENT_BASE_IMAGE" >/dev/null 2>"$WORK/error"; then
+    ! docker pull --quiet --platform "$platform" "$COMPONENT_BASE_IMAGE" >/dev/null 2>"$WORK/error"; then
     lacks "$COMPONENT_BASE_IMAGE, with which the image begins, is not here and cannot be pulled: $(tail -1 "$WORK/error"). Name another in COMPONENT_BASE_IMAGE, such as one in your own registry."
   fi
   exit 1

@@ -12,8 +12,8 @@ Shows what the other scripts have made on AWS, with what each costs per month, a
 deletes all that, asks AWS again, and fails if anything billed is left. After an interruption, run it again.
 
 Deleted are: pod identity associations, the cluster CLUSTER_NAME with its nodes, its disks, load balancers, logs and
-CloudFormation stacks, the repository COMPONENT_REPOSITORY with its images, the bucket WORKSHOP_BUCKET with all that is
-in it, and the roles. DATA IN THE BUCKET AND ON THE DISKS IS GONE AFTERWARDS.
+CloudFormation stacks, the repositories COMPONENT_REPOSITORY and COMPONENT_REPOSITORY-notebook with their images, the
+bucket WORKSHOP_BUCKET with all that is in it, and the roles. DATA IN THE BUCKET AND ON THE DISKS IS GONE AFTERWARDS.
 
 Only what is the project's is touched. A cluster, a repository and a bucket must carry the tag
 project=first-kubeflow-pipeline, which the scripts put there; load balancers must carry the cluster's name, and disks
@@ -235,17 +235,19 @@ find_logs() {
 }
 
 find_repository() {
-  local name=$COMPONENT_REPOSITORY arn bytes
-  found ecr describe-repositories --repository-names "$name" --query "repositories[0].repositoryArn" --output text || return 0
-  arn=$ANSWER
-  ask ecr list-tags-for-resource --resource-arn "$arn" --query "tags[?Key=='project'].Value" --output text
-  if [ "$ANSWER" != "$OURS" ]; then
-    note "the repository $name does not carry the tag project=$OURS; it is left alone"
-    return
-  fi
-  ask ecr describe-images --repository-name "$name" --query "imageDetails[].[imageSizeInBytes]" --output text
-  bytes=$(awk '{ sum += $1 } END { printf "%.0f", sum }' <<<"$ANSWER")
-  item repository "$name" "" ecr "$(gigabytes "$bytes")" "ECR repository $name: $(gigabytes "$bytes") GB of images"
+  local name arn bytes
+  for name in "$COMPONENT_REPOSITORY" "$COMPONENT_REPOSITORY-notebook"; do
+    found ecr describe-repositories --repository-names "$name" --query "repositories[0].repositoryArn" --output text || continue
+    arn=$ANSWER
+    ask ecr list-tags-for-resource --resource-arn "$arn" --query "tags[?Key=='project'].Value" --output text
+    if [ "$ANSWER" != "$OURS" ]; then
+      note "the repository $name does not carry the tag project=$OURS; it is left alone"
+      continue
+    fi
+    ask ecr describe-images --repository-name "$name" --query "imageDetails[].[imageSizeInBytes]" --output text
+    bytes=$(awk '{ sum += $1 } END { printf "%.0f", sum }' <<<"$ANSWER")
+    item repository "$name" "" ecr "$(gigabytes "$bytes")" "ECR repository $name: $(gigabytes "$bytes") GB of images"
+  done
 }
 
 find_bucket() {
@@ -285,7 +287,8 @@ find_roles() {
     item role "$role" "" free 0 "IAM role $role"
   done
   ask iam list-open-id-connect-providers --query "OpenIDConnectProviderList[].[Arn]" --output text
-  providers=$(grep -E "/oidc\.eks\." <<<"$ANSWER" || true)
+  # IAM is the same in every region, and a cluster of this name may be in another one.
+  providers=$(grep -E "/oidc\.eks\.$AWS_DEFAULT_REGION\." <<<"$ANSWER" || true)
   for provider in $providers; do
     ask iam list-open-id-connect-provider-tags --open-id-connect-provider-arn "$provider" \
       --query "Tags[?(Key=='project' && Value=='$OURS') || (Key=='alpha.eksctl.io/cluster-name' && Value=='$CLUSTER_NAME')].Key" --output text
@@ -329,6 +332,8 @@ delete_all() {
   done <"$WORK/each"
   delete_cluster
   look_for_volumes_again
+  delete_balancers
+  free_network
   delete_stacks
   delete_leftovers
   each repository
@@ -348,7 +353,7 @@ delete_cluster() {
   if [ "$how" = True ]; then
     need eksctl
     # Without waiting for pods that may not be evicted: nothing is to survive here.
-    change eksctl delete cluster --name "$name" --region "$AWS_DEFAULT_REGION" --wait --disable-nodegroup-eviction
+    delete_with_eksctl "$name"
     gone "the cluster $name"
     return
   fi
@@ -362,6 +367,15 @@ delete_cluster() {
   drop aws eks delete-cluster --name "$CLUSTER_NAME"
   drop aws eks wait cluster-deleted --name "$CLUSTER_NAME"
   gone "the cluster $CLUSTER_NAME"
+}
+
+# eksctl may end with the cluster gone and its network still there: what holds it is deleted later on.
+delete_with_eksctl() {
+  local eksctl=(eksctl delete cluster --name "$1" --region "$AWS_DEFAULT_REGION" --wait --disable-nodegroup-eviction)
+  if $DRY_RUN; then show "${eksctl[@]}"; return; fi
+  if "${eksctl[@]}"; then return; fi
+  if found eks describe-cluster --name "$1"; then fail "eksctl has not deleted the cluster $1: see above"; fi
+  note "eksctl has left something; going on without it"
 }
 
 # Those of the nodes are attached to nothing now.
@@ -379,13 +393,34 @@ delete_stacks() {
   each stack
   while IFS=$'\t' read -r name how; do
     drop aws cloudformation delete-stack --stack-name "$name"
-    drop aws cloudformation wait stack-delete-complete --stack-name "$name"
+    if $DRY_RUN; then
+      show aws cloudformation wait stack-delete-complete --stack-name "$name"
+    elif ! aws cloudformation wait stack-delete-complete --stack-name "$name" </dev/null 2>"$WORK/error"; then
+      note "the stack $name is still there: $(tail -1 "$WORK/error")"
+      continue
+    fi
     gone "the stack $name"
   done <"$WORK/each"
 }
 
+# What keeps a stack from deleting its network: interfaces of pods, and security groups of services, which nobody uses.
+# https://github.com/eksctl-io/eksctl/issues/7589
+free_network() {
+  local id ids
+  each stack
+  if $DRY_RUN || [ ! -s "$WORK/each" ]; then return; fi
+  ask ec2 describe-network-interfaces --query "NetworkInterfaces[].[NetworkInterfaceId]" --output text \
+    --filters "Name=tag:cluster.k8s.amazonaws.com/name,Values=$CLUSTER_NAME" Name=status,Values=available
+  ids=$ANSWER
+  for id in $ids; do drop aws ec2 delete-network-interface --network-interface-id "$id"; done
+  ask ec2 describe-security-groups --query "SecurityGroups[].[GroupId]" --output text \
+    --filters "Name=tag-key,Values=kubernetes.io/cluster/$CLUSTER_NAME" "Name=group-name,Values=k8s-*"
+  # One that is still in use goes at the next try, or keeps its stack, which is then named.
+  for id in $ANSWER; do aws ec2 delete-security-group --group-id "$id" </dev/null >/dev/null 2>&1 || true; done
+}
+
 # What the cluster made by itself, and does not take along.
-delete_leftovers() {
+delete_balancers() {
   local name how
   each balancer
   while IFS=$'\t' read -r name how; do
@@ -396,6 +431,10 @@ delete_leftovers() {
     fi
     gone "the load balancer $name"
   done <"$WORK/each"
+}
+
+delete_leftovers() {
+  local name how
   each nat
   while IFS=$'\t' read -r name how; do
     drop aws ec2 delete-nat-gateway --nat-gateway-id "$name"
@@ -422,9 +461,12 @@ delete_leftovers() {
 
 # S3 deletes only empty buckets: all versions of all objects, and unfinished uploads, go first.
 delete_bucket() {
-  local bucket=$1 batch key upload
+  local bucket=$1 batch key upload versioning
+  ask s3api get-bucket-versioning --bucket "$bucket" --query Status --output text
+  versioning=$ANSWER
   ask s3api list-object-versions --bucket "$bucket" --output json \
     --query "[Versions || \`[]\`, DeleteMarkers || \`[]\`][].{Key: Key, VersionId: VersionId}"
+  mv "$WORK/answer" "$WORK/versions"
   # Batches that fit on a command line, and that S3 takes: it takes 1,000 at a time.
   python3 -c '
 import json, sys
@@ -434,13 +476,14 @@ def flush():
         print(json.dumps({"Objects": batch, "Quiet": True}))
         batch.clear()
 for item in json.load(open(sys.argv[1])) or []:
-    if item["VersionId"] in (None, "null"):
+    # Without versions, "null" is no name; with them, it must be named, or the bucket only notes a deletion.
+    if item["VersionId"] is None or item["VersionId"] == "null" and sys.argv[2] in ("", "None"):
         del item["VersionId"]
     batch.append(item)
     if len(batch) == 1000 or len(json.dumps(batch)) > 90_000:
         flush()
 flush()
-' "$WORK/answer" >"$WORK/batches"
+' "$WORK/versions" "$versioning" >"$WORK/batches"
   while IFS= read -r batch; do
     change aws s3api delete-objects --bucket "$bucket" --delete "$batch" </dev/null
     if grep -q '"Errors"' "$WORK/answer" 2>/dev/null; then fail "some objects of $bucket were not deleted: $(head -c 500 "$WORK/answer")"; fi

@@ -70,8 +70,11 @@ tell_cost() {
 }
 
 # The cluster with everything in it.
-if found eks describe-cluster --name "$CLUSTER_NAME" --query '[cluster.status, cluster.version]' --output text; then
-  status=${ANSWER%%$'\t'*} version=${ANSWER##*$'\t'}
+if found eks describe-cluster --name "$CLUSTER_NAME" --query '[cluster.status, cluster.version, cluster.tags.project, cluster.endpoint]' --output text; then
+  read -r status version tag endpoint <<<"$ANSWER"
+  if [ "$tag" != "${PROJECT_TAG##*=}" ]; then
+    fail "there is a cluster $CLUSTER_NAME that was not made by this project; it is left as it is. Set another CLUSTER_NAME"
+  fi
   tell "the cluster $CLUSTER_NAME is there already, with Kubernetes $version"
   case "$status" in
     CREATING) change aws eks wait cluster-active --name "$CLUSTER_NAME" ;;
@@ -81,13 +84,22 @@ if found eks describe-cluster --name "$CLUSTER_NAME" --query '[cluster.status, c
     note "the cluster $CLUSTER_NAME runs Kubernetes $version, and versions.env says $KUBERNETES_VERSION"
   fi
 else
+  ask cloudformation describe-stacks --query "Stacks[?StackName=='eksctl-$CLUSTER_NAME-cluster'].StackStatus" --output text
+  case "$ANSWER" in
+    "") ;;
+    CREATE_IN_PROGRESS) fail "an earlier run has begun to make it, and AWS still does; run this again in some minutes" ;;
+    *) fail "an earlier run has left its stack eksctl-$CLUSTER_NAME-cluster ($ANSWER): scripts/clean_up.sh --yes, then run this again" ;;
+  esac
   tell_cost
   change_with "$(config)" eksctl create cluster -f -
   DONE="cluster"
 fi
 
 # kubectl finds it. A context of that name may be left from an earlier cluster, with another address.
-knows_it() { has kubectl && kubectl config get-contexts "$CLUSTER_NAME" -o name >"$WORK/contexts" 2>&1; }
+knows_it() {
+  has kubectl || return 1
+  [ "$(kubectl --context "$CLUSTER_NAME" config view --minify -o 'jsonpath={.clusters[0].cluster.server}' 2>/dev/null)" = "$endpoint" ]
+}
 if [ "$DONE" = cluster ] || ! knows_it; then
   change aws eks update-kubeconfig --name "$CLUSTER_NAME" --region "$AWS_DEFAULT_REGION" --alias "$CLUSTER_NAME"
   DONE="$DONE kubeconfig"
@@ -118,9 +130,17 @@ case "$DONE" in
     fi
     case "$ANSWER" in *DELETING | *FAILED)
       fail "the nodes $NODE_GROUP are $ANSWER: eksctl delete nodegroup --cluster $CLUSTER_NAME --name $NODE_GROUP, then run this again" ;;
-    esac ;;
+    esac
+    if [ "$ANSWER" = CREATING ]; then
+      change aws eks wait nodegroup-active --cluster-name "$CLUSTER_NAME" --nodegroup-name "$NODE_GROUP"
+    fi ;;
 esac
-change kubectl --context "$CLUSTER_NAME" wait --for=condition=Ready nodes --all --timeout=600s
+look nodes -o name
+if $DRY_RUN || [ -n "$ANSWER" ]; then
+  change kubectl --context "$CLUSTER_NAME" wait --for=condition=Ready nodes --all --timeout=600s
+else
+  note "there are no nodes; to have some: eksctl scale nodegroup --cluster $CLUSTER_NAME --name $NODE_GROUP --nodes $NODE_COUNT"
+fi
 
 # gp3, and nothing else, is the default for volumes.
 default_storage_classes

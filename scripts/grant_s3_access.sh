@@ -124,6 +124,19 @@ put_role() {
   brought "$role may now use the bucket $WORKSHOP_BUCKET, and nothing else"
 }
 
+# A role that was made a moment ago is not known everywhere yet.
+patiently() {
+  local try
+  if $DRY_RUN; then change "$@"; return; fi
+  for try in 1 2 3 4 5 6; do
+    if "$@" >"$WORK/answer" 2>"$WORK/error"; then return; fi
+    case "$(aws_error_code)" in InvalidParameter*) ;; *) break ;; esac
+    note "AWS does not know the role everywhere yet; again in 5 seconds ($try of 6)"
+    sleep 5
+  done
+  aws_failed
+}
+
 use_pod_identity() {
   put_role "$(render_json "$PROJECT/deploy/iam/trust-pod-identity.json")"
   if ! found eks list-pod-identity-associations --cluster-name "$CLUSTER_NAME" --namespace "$KUBEFLOW_NAMESPACE" \
@@ -140,7 +153,7 @@ use_pod_identity() {
   fi
   case "$association" in
     None | "")
-      change aws eks create-pod-identity-association --cluster-name "$CLUSTER_NAME" --namespace "$KUBEFLOW_NAMESPACE" \
+      patiently aws eks create-pod-identity-association --cluster-name "$CLUSTER_NAME" --namespace "$KUBEFLOW_NAMESPACE" \
         --service-account "$SERVICE_ACCOUNT" --role-arn "$role_arn"
       brought "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now take the role $role"
       return ;;
@@ -149,7 +162,7 @@ use_pod_identity() {
     --query association.roleArn --output text
   if [ "$ANSWER" != "$role_arn" ]; then
     local before=${ANSWER##*/}
-    change aws eks update-pod-identity-association --cluster-name "$CLUSTER_NAME" --association-id "$association" \
+    patiently aws eks update-pod-identity-association --cluster-name "$CLUSTER_NAME" --association-id "$association" \
       --role-arn "$role_arn"
     brought "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now take the role $role (before: $before)"
   fi
@@ -165,6 +178,16 @@ use_irsa() {
     change aws iam create-open-id-connect-provider --url "https://$issuer" --client-id-list sts.amazonaws.com \
       --tags "$PROJECT_TAG"
     brought "made the cluster's OIDC provider known to IAM"
+  fi
+  # Pods take the newer way first: https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html
+  if found eks list-pod-identity-associations --cluster-name "$CLUSTER_NAME" --namespace "$KUBEFLOW_NAMESPACE" \
+    --service-account "$SERVICE_ACCOUNT" --query "associations[0].associationId" --output text; then
+    case "$ANSWER" in
+      None | "") ;;
+      *)
+        change aws eks delete-pod-identity-association --cluster-name "$CLUSTER_NAME" --association-id "$ANSWER"
+        brought "removed the pod identity association of $SERVICE_ACCOUNT, which would win" ;;
+    esac
   fi
   put_role "$(render_json "$PROJECT/deploy/iam/trust-irsa.json" "ACCOUNT=$ACCOUNT" "ISSUER=$issuer" \
     "NAMESPACE=$KUBEFLOW_NAMESPACE" "SERVICE_ACCOUNT=$SERVICE_ACCOUNT")"

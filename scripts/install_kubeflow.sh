@@ -120,10 +120,11 @@ install_full() {
 }
 
 install_pipelines() {
+  # By itself, kubectl gives up on so large a repository after 27 seconds.
   local manifests=github.com/kubeflow/pipelines/manifests/kustomize
-  change "${KUBECTL[@]}" apply -k "$manifests/cluster-scoped-resources?ref=$KUBEFLOW_PIPELINES_VERSION"
+  change "${KUBECTL[@]}" apply -k "$manifests/cluster-scoped-resources?ref=$KUBEFLOW_PIPELINES_VERSION&timeout=600s"
   change "${KUBECTL[@]}" wait --for=condition=established --timeout=60s crd/applications.app.k8s.io
-  change "${KUBECTL[@]}" apply -k "$manifests/env/platform-agnostic?ref=$KUBEFLOW_PIPELINES_VERSION"
+  change "${KUBECTL[@]}" apply -k "$manifests/env/platform-agnostic?ref=$KUBEFLOW_PIPELINES_VERSION&timeout=600s"
   change "${KUBECTL[@]}" wait --for=condition=Available deployments --all -n kubeflow --timeout=1800s
 }
 

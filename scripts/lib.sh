@@ -6,8 +6,9 @@ PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 SCRIPT=${0##*/}
 DRY_RUN=false
 ANSWER=""
-# Python warns on the terminal of what only its developers can change; a pager would wait for a key.
-export PYTHONWARNINGS=ignore AWS_PAGER=""
+# Python warns on the terminal of what only its developers can change; a pager would wait for a key; and what the AWS
+# CLI says is read below, so it must be in the shapes that both of its lines know.
+export PYTHONWARNINGS=ignore AWS_PAGER="" AWS_CLI_ERROR_FORMAT=legacy AWS_DEFAULT_OUTPUT=json
 
 # A folder for files that must not outlive the script, readable by its user alone.
 WORK=$(umask 077 && mktemp -d)
@@ -23,13 +24,20 @@ lacks() { note "$*"; exit 3; }
 # WORKSHOP_SETTINGS names another file than settings.env.
 read_settings() {
   local settings=${WORKSHOP_SETTINGS:-$PROJECT/settings.env}
+  # The environment wins over the file, under either name of the region.
+  if [ -z "${AWS_DEFAULT_REGION:-}" ] && [ -n "${AWS_REGION:-}" ]; then export AWS_DEFAULT_REGION=$AWS_REGION; fi
   if [ -f "$settings" ]; then read_variables "$settings"; fi
   read_variables "$PROJECT/versions.env"
   : "${CLUSTER_NAME:=kubeflow-demo}" "${NODE_TYPE:=m6i.xlarge}" "${NODE_COUNT:=2}" "${NODE_SPOT:=false}"
   : "${COMPONENT_REPOSITORY:=python-components}" "${KUBEFLOW_NAMESPACE:=kubeflow-user-example-com}"
   : "${SERVICE_ACCOUNT:=default-editor}" "${WORKSHOP_BUCKET:=}"
   # An empty region is none: the AWS CLI would take it for one.
-  if [ -n "${AWS_DEFAULT_REGION:=${AWS_REGION:-}}" ]; then export AWS_DEFAULT_REGION; else unset AWS_DEFAULT_REGION; fi
+  # Version 2 of it prefers AWS_REGION, version 1 does not know it; so both say the same.
+  if [ -n "${AWS_DEFAULT_REGION:-}" ]; then
+    export AWS_DEFAULT_REGION AWS_REGION="$AWS_DEFAULT_REGION"
+  else
+    unset AWS_DEFAULT_REGION AWS_REGION
+  fi
   local name
   for name in CLUSTER_NAME NODE_TYPE NODE_COUNT NODE_SPOT COMPONENT_REPOSITORY KUBEFLOW_NAMESPACE SERVICE_ACCOUNT \
     WORKSHOP_BUCKET AWS_DEFAULT_REGION; do
@@ -48,7 +56,7 @@ read_variables() {
     if [ "$name" = "$line" ] || ! [[ $name =~ ^[A-Z][A-Z0-9_]*$ ]]; then
       wrong "$1, line $number, is not NAME=VALUE"
     fi
-    case "$name" in *SECRET* | *PASSWORD* | *TOKEN* | AWS_ACCESS_KEY_ID)
+    case "$name" in *SECRET* | *PASSWORD* | *TOKEN* | *_KEY | AWS_ACCESS_KEY_ID)
       wrong "$1, line $number: $name does not belong into a file; log in with \`aws configure sso\` instead" ;;
     esac
     case "$value" in \"*\" | \'*\') value=${value#?} value=${value%?} ;; esac
@@ -123,9 +131,10 @@ at_least() {
 
 # Prints a command as it can be pasted into a shell.
 show() {
-  local word line=""
+  # The replacement stands in a variable, because old bashes would keep its backslashes.
+  local word line="" quote="'\\''"
   for word in "$@"; do
-    if ! [[ $word =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]]; then word="'${word//\'/\'\\\'\'}'"; fi
+    if ! [[ $word =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]]; then word="'${word//\'/$quote}'"; fi
     line="$line $word"
   done
   say "${line# }"

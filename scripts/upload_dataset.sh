@@ -177,8 +177,10 @@ if ! $new; then
   case " $tags " in
     *" project=first-kubeflow-pipeline "*) ;;
     "  ")
-      ask s3api list-objects-v2 --bucket "$bucket" --max-keys 1 --no-paginate --query "Contents[0].Key" --output text
-      if [ "$ANSWER" = None ]; then new=true; else ours=false; fi ;;
+      # Deleted objects of which a version is left are somebody's data as well.
+      ask s3api list-object-versions --bucket "$bucket" --max-keys 1 --no-paginate \
+        --query "[Versions[0].Key, DeleteMarkers[0].Key]" --output text
+      if [ "$(tr -d '[:space:]' <<<"$ANSWER")" = NoneNone ]; then new=true; else ours=false; fi ;;
     *) ours=false ;;
   esac
 fi

@@ -45,11 +45,21 @@ OLIST = (
 def pytest_configure(config):
     """Hold the servers' usual ports while tests run, so that no two of them want the same one; name the marks."""
     config.addinivalue_line("markers", "docker: needs a running Docker engine; skipped without")
+    config.addinivalue_line("markers", "slow: takes long; skipped without WORKSHOP_TEST_SLOW=1, which .ci/run sets")
     if not hasattr(config, "workerinput"):
         config.held_ports = []
         for port in (8333, 5005, 8889, 5000):
             with contextlib.suppress(OSError):
                 config.held_ports.append(socket.create_server(("127.0.0.1", port)))
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what takes long, unless it is asked for."""
+    if os.environ.get("WORKSHOP_TEST_SLOW") != "1":
+        reason = "takes long: the AWS CLI starts dozens of times; to run it: WORKSHOP_TEST_SLOW=1 pytest -m slow"
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)

@@ -36,9 +36,17 @@ def builds(shell) -> list[str]:
     return [call for call in shell.calls if call.startswith("docker build ")]
 
 
-def build_command(kind: str, image: str, *more: str, base: str | None = None, time: str = TIME, file: str = "") -> str:
+def build_command(
+    kind: str,
+    image: str,
+    *more: str,
+    base: str | None = None,
+    time: str = TIME,
+    file: str = "",
+    platform: str = "linux/amd64",
+) -> str:
     words = [
-        *("docker", "build", "--tag", image, "--file", file or f"docker/{kind}/Dockerfile"),
+        *("docker", "build", "--platform", platform, "--tag", image, "--file", file or f"docker/{kind}/Dockerfile"),
         *("--build-arg", f"BASE_IMAGE={base or versions()['COMPONENT_BASE_IMAGE']}"),
         *("--build-arg", f"SOURCE_DATE_EPOCH={time}", "--build-arg", f"VERSION={image.partition(':')[2]}"),
     ]
@@ -68,6 +76,15 @@ def test_what_is_there_already_is_not_built_again(shell):
     done = shell.run("build_image.sh")
     assert done.returncode == 0 and "there already; nothing to do" in done.stderr
     assert builds(shell) == [] and done.stdout.strip() == name_of(shell)
+
+
+def test_another_platform_is_another_image(shell):
+    arm = name_of(shell, IMAGE_PLATFORM="linux/arm64")
+    assert arm != name_of(shell)
+    shell.forget_calls()
+    assert shell.run("build_image.sh", IMAGE_PLATFORM="linux/arm64").returncode == 0
+    assert builds(shell) == [build_command("component", arm, platform="linux/arm64")]
+    assert shell.run("build_image.sh", IMAGE_PLATFORM="windows").returncode == 2
 
 
 def test_a_dockerfile_of_your_own_is_built_under_a_tag_of_its_own(shell, tmp_path):
@@ -161,7 +178,7 @@ def test_a_dry_run_builds_nothing_and_what_it_prints_does_the_same(shell):
 def test_a_dry_run_needs_no_docker(shell):
     (shell.programs / "docker").unlink()
     dry = shell.run("build_image.sh", "--dry-run")
-    assert dry.returncode == 0 and "docker build --tag python-components:" in dry.stdout
+    assert dry.returncode == 0 and "docker build --platform linux/amd64 --tag python-components:" in dry.stdout
 
 
 def test_without_docker_it_is_3_with_how_to_get_it(shell):

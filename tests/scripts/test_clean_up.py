@@ -42,10 +42,15 @@ class Project:
             self.s3.put_object(Bucket=self.bucket, Key="it's a key", Body=body)
         self.s3.put_object(Bucket=self.bucket, Key="deleted", Body=b"")
         self.s3.delete_object(Bucket=self.bucket, Key="deleted")
+        suspended = {"Status": "Suspended"}
+        self.s3.put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration=suspended)
+        self.s3.put_object(Bucket=self.bucket, Key="without a version", Body=b"")
         self.s3.create_multipart_upload(Bucket=self.bucket, Key="unfinished")
 
     def make_repository(self, tagged: bool = True) -> None:
-        self.aws("ecr").create_repository(repositoryName=self.repository, tags=[TAG] if tagged else [])
+        """Make the repositories of both images."""
+        for name in (self.repository, f"{self.repository}-notebook"):
+            self.aws("ecr").create_repository(repositoryName=name, tags=[TAG] if tagged else [])
 
     def make_role(self) -> None:
         trust = {"Effect": "Allow", "Principal": {"Service": "pods.eks.amazonaws.com"}, "Action": "sts:AssumeRole"}
@@ -100,6 +105,7 @@ def clean_up(shell, project):
     return lambda *arguments, **options: shell.run("clean_up.sh", *arguments, **project.settings | options)
 
 
+@pytest.mark.slow
 def test_everything_is_shown_with_its_price_then_deleted_then_found_gone(own_account, shell):
     project = Project(own_account.environment(), "kubeflow-demo")
     for make in (project.make_bucket, project.make_repository, project.make_role, project.make_leftovers):
@@ -110,7 +116,7 @@ def test_everything_is_shown_with_its_price_then_deleted_then_found_gone(own_acc
         specification = {"ResourceType": "volume", "Tags": tags}
         ec2.create_volume(AvailabilityZone="us-east-1a", Size=size, VolumeType="gp3", TagSpecifications=[specification])
     before = project.left()
-    assert len(before) == 9
+    assert len(before) == 10
 
     shown = shell.run("clean_up.sh", **project.settings)
     assert shown.returncode == 0, shown.stderr
@@ -131,6 +137,7 @@ def test_everything_is_shown_with_its_price_then_deleted_then_found_gone(own_acc
     assert again.returncode == 0 and again.stdout == NOTHING
 
 
+@pytest.mark.slow
 def test_a_dry_run_changes_nothing_and_pasted_does_the_same(clean_up, shell, project):
     for make in (project.make_bucket, project.make_repository, project.make_leftovers):
         make()
@@ -142,6 +149,7 @@ def test_a_dry_run_changes_nothing_and_pasted_does_the_same(clean_up, shell, pro
     assert project.left() == []
 
 
+@pytest.mark.slow
 def test_what_is_not_the_projects_is_left_alone(clean_up, project):
     project.make_bucket(tagged=False)
     project.make_repository(tagged=False)
@@ -155,6 +163,7 @@ def test_what_is_not_the_projects_is_left_alone(clean_up, project):
     assert project.left() == before
 
 
+@pytest.mark.slow
 def test_what_was_half_deleted_is_finished_and_a_bucket_without_the_tag_goes_when_it_is_named(clean_up, project):
     project.make_bucket(tagged=False)
     project.make_role()
@@ -201,6 +210,30 @@ def test_a_cluster_by_eksctl_is_deleted_by_eksctl(shell):
     assert "cluster\tkubeflow-demo" in done.stderr
     # The price of a spot instance is not made up.
     assert "         ?    node group nodes: 3 x m6i.xlarge" in done.stdout
+
+
+def test_when_eksctl_fails_what_it_has_left_is_deleted_if_the_cluster_is_gone(shell):
+    gone = "An error occurred (ResourceNotFoundException) when calling the DescribeCluster operation: none"
+    shell.stand_in("eksctl", ("delete", "the stack cannot be deleted\n", 1))
+    interfaces = ("describe-network-interfaces", "eni-1\n"), ("describe-security-groups", "sg-1\n")
+    stack = ("describe-stacks", "eksctl-kubeflow-demo-cluster\n")
+    stand_in_for_eks(shell, *interfaces, stack, ("--name kubeflow-demo$", gone, 254))
+    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+    assert "eksctl has left something" in done.stderr
+    assert changes(shell)[2:] == [
+        "aws ec2 delete-network-interface --network-interface-id eni-1",
+        "aws ec2 delete-security-group --group-id sg-1",
+        "aws cloudformation delete-stack --stack-name eksctl-kubeflow-demo-cluster",
+        "aws cloudformation wait stack-delete-complete --stack-name eksctl-kubeflow-demo-cluster",
+    ]
+
+
+def test_when_eksctl_fails_and_the_cluster_is_there_nothing_else_is_deleted(shell):
+    shell.stand_in("eksctl", ("delete", "no\n", 1))
+    stand_in_for_eks(shell)
+    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+    assert done.returncode == 1 and "eksctl has not deleted the cluster kubeflow-demo" in done.stderr
+    assert changes(shell)[-1].startswith("eksctl delete cluster")
 
 
 def test_without_eksctl_nothing_is_deleted(shell):

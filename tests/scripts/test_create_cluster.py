@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import boto3
 import pytest
 import yaml
 
@@ -11,7 +12,8 @@ from workshop.project import ROOT, versions
 
 WAIT = "wait --for=condition=Ready nodes --all --timeout=600s"
 STORAGE_CLASS = (ROOT / "deploy/kubeflow/storage-class.yaml").read_text()
-READS = re.compile(r"kubectl (config (current|get)-contexts?|--context \S+ get) ?")
+READS = re.compile(r"kubectl (config current-context|--context \S+ (get|config view)) ?")
+OURS = "first-kubeflow-pipeline\thttps://here"  # the tag and the endpoint of a cluster, as the AWS CLI prints them
 ADDONS = "daemonset aws-node", "daemonset eks-pod-identity-agent", "deployment ebs-csi-controller"
 # eksctl for the emulated account: what it is given is recorded, then the cluster and its nodes are there.
 MAKES_A_CLUSTER = """#!/usr/bin/env bash
@@ -20,7 +22,7 @@ name=$(sed -n 's/^  name: //p' "$0.given")
 role=arn:aws:iam::123456789012:role/any
 if [ "$2" = cluster ]; then
   aws eks create-cluster --name "$name" --kubernetes-version "$KUBERNETES_VERSION" --role-arn $role \
-    --resources-vpc-config subnetIds=subnet-a,subnet-b >/dev/null
+    --tags project=first-kubeflow-pipeline --resources-vpc-config subnetIds=subnet-a,subnet-b >/dev/null
 fi
 aws eks create-nodegroup --cluster-name "$name" --nodegroup-name "$name-nodes" --node-role $role --subnets subnet-a \
   >/dev/null
@@ -32,14 +34,25 @@ def changes(shell) -> list[tuple[str, str]]:
     return [made for made in zip(shell.calls, shell.inputs, strict=True) if not READS.match(made[0])]
 
 
-def stand_in_kubectl(shell, name, *, known=True, classes="gp3 true\n", current=None, addons=ADDONS):
+def stand_in_kubectl(
+    shell, name, *, endpoint="https://here", classes="gp3 true\n", current=None, addons=ADDONS, nodes="node/a\n"
+):
+    """A kubectl that knows a cluster, by the address `endpoint`."""
     shell.stand_in(
         "kubectl",
         ("config current-context", f"{current or name}\n"),
-        ("config get-contexts", f"{name}\n" if known else "error: context not found\n", 0 if known else 1),
+        ("config view", endpoint),
+        ("get .* nodes ", nodes),
         ("get .*storageclasses", classes),
         *((f"get .*{addon} ", f"{addon.replace(' ', '/')}\n") for addon in addons),
     )
+
+
+def endpoint(account, name="kubeflow-demo") -> str:
+    """The address of a cluster of the emulated account."""
+    variables = account.environment()
+    eks = boto3.Session("a", "b", region_name="us-east-1").client("eks", endpoint_url=variables["AWS_ENDPOINT_URL"])
+    return eks.describe_cluster(name=name)["cluster"]["endpoint"]
 
 
 @pytest.fixture
@@ -59,8 +72,8 @@ def kubeconfig(shell, account, tmp_path) -> Path:
     return tmp_path / "kube/config"
 
 
-def test_the_first_run_makes_the_cluster_and_the_second_changes_nothing(shell, eksctl, kubeconfig, unique):
-    stand_in_kubectl(shell, unique, known=False, classes="gp2 true\n")
+def test_the_first_run_makes_the_cluster_and_the_second_changes_nothing(shell, account, eksctl, kubeconfig, unique):
+    stand_in_kubectl(shell, unique, classes="gp2 true\n")
     first = shell.run("create_cluster.sh", CLUSTER_NAME=unique)
     assert first.returncode == 0, first.stderr
     assert "AWS bills about 0.49 USD an hour" in first.stderr and "clean_up.sh --yes" in first.stderr
@@ -86,16 +99,17 @@ def test_the_first_run_makes_the_cluster_and_the_second_changes_nothing(shell, e
     assert yaml.safe_load(kubeconfig.read_text())["current-context"] == unique
 
     shell.forget_calls()
-    stand_in_kubectl(shell, unique)
+    stand_in_kubectl(shell, unique, endpoint=endpoint(account, unique))
     second = shell.run("create_cluster.sh", CLUSTER_NAME=unique)
     assert second.returncode == 0 and "nothing was changed" in second.stdout, second.stderr
     assert [call for call, _ in changes(shell)] == [f"kubectl --context {unique} {WAIT}"]
 
 
+@pytest.mark.slow
 def test_a_cluster_without_nodes_gets_them(shell, account, eksctl, unique):
     stand_in_kubectl(shell, unique)
     arguments = f"--name {unique} --role-arn arn:aws:iam::123456789012:role/any --resources-vpc-config subnetIds=a,b"
-    arguments = f"{arguments} --kubernetes-version 1.19"
+    arguments = f"{arguments} --kubernetes-version 1.19 --tags project=first-kubeflow-pipeline"
     assert shell.paste(f"aws eks create-cluster {arguments}").returncode == 0
     done = shell.run("create_cluster.sh", CLUSTER_NAME=unique, NODE_SPOT="true", NODE_COUNT="3")
     assert done.returncode == 0, done.stderr
@@ -110,7 +124,9 @@ def test_a_cluster_without_nodes_gets_them(shell, account, eksctl, unique):
 @pytest.mark.parametrize("missing", ADDONS)
 def test_an_addon_that_is_missing_is_made_before_anything_waits_for_it(shell, account, missing):
     shell.stand_in("eksctl")
-    stand_in_kubectl(shell, "kubeflow-demo", addons=[addon for addon in ADDONS if addon != missing])
+    stand_in_kubectl(
+        shell, "kubeflow-demo", endpoint=endpoint(account), addons=[addon for addon in ADDONS if addon != missing]
+    )
     done = shell.run("create_cluster.sh")
     assert done.returncode == 0 and "nothing was changed" not in done.stdout, done.stderr
     assert [call for call, _ in changes(shell)] == [
@@ -124,10 +140,47 @@ def test_an_addon_that_is_missing_is_made_before_anything_waits_for_it(shell, ac
     ]
 
 
+def test_a_cluster_that_another_project_made_is_left_as_it_is(shell):
+    stand_in_kubectl(shell, "kubeflow-demo")
+    shell.stand_in("eksctl")
+    theirs = ("describe-cluster", "ACTIVE\t1.34\tNone\thttps://here\n")
+    shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), theirs)
+    done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1")
+    assert done.returncode == 1 and "was not made by this project" in done.stderr and "CLUSTER_NAME" in done.stderr
+    assert changes(shell)[2:] == []  # the two calls of aws
+
+
+@pytest.mark.parametrize(
+    "status, said", [("CREATE_IN_PROGRESS", "again in some minutes"), ("ROLLBACK_COMPLETE", "scripts/clean_up.sh")]
+)
+def test_the_stack_of_an_interrupted_run_is_named(shell, status, said):
+    stand_in_kubectl(shell, "kubeflow-demo")
+    shell.stand_in("eksctl")
+    none = "An error occurred (ResourceNotFoundException) when calling the DescribeCluster operation: none\n"
+    answers = ("describe-cluster", none, 254), ("describe-stacks", f"{status}\n")
+    shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), *answers)
+    done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1")
+    assert done.returncode == 1 and said in done.stderr
+    assert not any(call.startswith("eksctl") for call in shell.calls)
+
+
+def test_nodes_that_are_still_starting_are_awaited_and_none_at_all_are_named(shell):
+    shell.stand_in("eksctl")
+    cluster = ("describe-cluster", f"ACTIVE\t1.34\t{OURS}\n")
+    group = ("describe-nodegroup", "CREATING\n")
+    shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), cluster, group)
+    stand_in_kubectl(shell, "kubeflow-demo", nodes="")
+    done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1")
+    assert done.returncode == 0, done.stderr
+    awaited = "aws eks wait nodegroup-active --cluster-name kubeflow-demo --nodegroup-name kubeflow-demo-nodes"
+    assert awaited in shell.calls and not any("--for=condition=Ready" in call for call in shell.calls)
+    assert "eksctl scale nodegroup --cluster kubeflow-demo --name kubeflow-demo-nodes --nodes 2" in done.stderr
+
+
 def test_nodes_that_failed_are_not_waited_for(shell):
     stand_in_kubectl(shell, "kubeflow-demo")
     shell.stand_in("eksctl")
-    answers = ("describe-cluster", "ACTIVE\t1.34\n"), ("describe-nodegroup", "CREATE_FAILED\n")
+    answers = ("describe-cluster", f"ACTIVE\t1.34\t{OURS}\n"), ("describe-nodegroup", "CREATE_FAILED\n")
     shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), *answers)
     done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 1 and "kubeflow-demo-nodes are CREATE_FAILED" in done.stderr
@@ -136,7 +189,7 @@ def test_nodes_that_failed_are_not_waited_for(shell):
 
 def test_kubectl_is_led_back_from_another_cluster(shell, account):
     shell.stand_in("eksctl")
-    stand_in_kubectl(shell, "kubeflow-demo", current="another")
+    stand_in_kubectl(shell, "kubeflow-demo", endpoint=endpoint(account), current="another")
     done = shell.run("create_cluster.sh")
     assert done.returncode == 0, done.stderr
     assert [call for call, _ in changes(shell)] == [
@@ -145,8 +198,9 @@ def test_kubectl_is_led_back_from_another_cluster(shell, account):
     ]
 
 
+@pytest.mark.slow
 def test_a_dry_run_changes_nothing_and_pasted_it_does_the_same(shell, eksctl, kubeconfig, unique):
-    stand_in_kubectl(shell, unique, known=False, classes="gp2 true\n")
+    stand_in_kubectl(shell, unique, classes="gp2 true\n")
     dry = shell.run("create_cluster.sh", "--dry-run", CLUSTER_NAME=unique)
     assert dry.returncode == 0, dry.stderr
     assert changes(shell) == [] and not kubeconfig.exists()
@@ -160,7 +214,7 @@ def test_a_dry_run_changes_nothing_and_pasted_it_does_the_same(shell, eksctl, ku
 
     # The same as a real run, of a cluster with another name.
     shell.forget_calls()
-    stand_in_kubectl(shell, f"{unique}-2", known=False, classes="gp2 true\n")
+    stand_in_kubectl(shell, f"{unique}-2", classes="gp2 true\n")
     assert shell.run("create_cluster.sh", CLUSTER_NAME=f"{unique}-2").returncode == 0
     assert [(call.replace("-2", ""), text.replace("-2", "")) for call, text in changes(shell)] == [
         (call.replace("-2", ""), text.replace("-2", "")) for call, text in by_hand
@@ -186,7 +240,7 @@ def test_a_missing_tool_is_3_with_how_to_get_it(shell, missing):
 def test_a_cluster_that_is_going_away_is_not_built_upon(shell, status):
     stand_in_kubectl(shell, "kubeflow-demo")
     shell.stand_in("eksctl")
-    shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), ("describe-cluster", f"{status}\t1.34\n"))
+    shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), ("describe-cluster", f"{status}\t1.34\t{OURS}\n"))
     done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 1 and f"is {status}" in done.stderr
     assert not any(call.startswith("eksctl") for call in shell.calls)

@@ -44,9 +44,9 @@ def test_the_first_run_makes_a_cluster_with_pipelines_in_it(shell, large):
     assert [call for call, _ in changes(shell)][1:] == [
         f"kubectl --context kind-kubeflow-demo {call}"
         for call in (
-            f"apply -k '{PIPELINES}/cluster-scoped-resources?ref={version}'",
+            f"apply -k '{PIPELINES}/cluster-scoped-resources?ref={version}&timeout=600s'",
             "wait --for=condition=established --timeout=60s crd/applications.app.k8s.io",
-            f"apply -k '{PIPELINES}/env/platform-agnostic?ref={version}'",
+            f"apply -k '{PIPELINES}/env/platform-agnostic?ref={version}&timeout=600s'",
             "wait --for=condition=Available deployments --all -n kubeflow --timeout=1800s",
             f"annotate --overwrite namespace kubeflow first-kubeflow-pipeline/installed=pipelines-{version}",
         )

@@ -62,6 +62,7 @@ def role(iam, cluster) -> list:
     return [found["AssumeRolePolicyDocument"]["Statement"][0], found["Tags"], names, documents]
 
 
+@pytest.mark.slow
 def test_pods_get_a_role_for_one_bucket_and_a_second_run_changes_nothing(grant, iam, cluster):
     first = grant()
     assert first.returncode == 0, first.stderr
@@ -79,6 +80,7 @@ def test_pods_get_a_role_for_one_bucket_and_a_second_run_changes_nothing(grant, 
     assert role(iam, cluster) == before
 
 
+@pytest.mark.slow
 def test_a_role_that_was_half_made_or_changed_is_put_right(grant, iam, cluster):
     trust = (
         '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, '
@@ -151,6 +153,7 @@ def test_an_association_is_left_when_right_and_changed_when_not(shell, there, ex
         assert done.stdout == "default-editor has access already; nothing to do\n"
 
 
+@pytest.mark.slow
 def test_irsa_ties_the_role_to_one_service_account_of_this_cluster(grant, shell, iam, cluster):
     provide_kubectl(shell, cluster)
     done = grant("--method", "irsa")

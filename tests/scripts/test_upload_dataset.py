@@ -59,6 +59,7 @@ def objects(s3, bucket) -> dict:
     return {item["Key"]: (item["Size"], item["LastModified"]) for item in s3.list_objects_v2(Bucket=bucket)["Contents"]}
 
 
+@pytest.mark.slow
 def test_the_first_run_makes_bucket_and_object_the_second_changes_nothing_and_new_content_is_sent(
     upload, s3, unique, olist_zip
 ):
@@ -82,6 +83,7 @@ def test_the_first_run_makes_bucket_and_object_the_second_changes_nothing_and_ne
     assert s3.head_object(Bucket=unique, Key=olist_zip.name)["ContentLength"] == olist_zip.stat().st_size
 
 
+@pytest.mark.slow
 def test_an_interrupted_upload_goes_on_with_the_parts_that_are_missing(upload, s3, unique, large_zip):
     s3.create_bucket(Bucket=unique)
     s3.put_object(Bucket=unique, Key="in-use")
@@ -117,6 +119,7 @@ def test_what_boto3_has_uploaded_is_not_sent_again_and_a_bucket_in_use_keeps_its
         s3.get_bucket_lifecycle_configuration(Bucket=unique)
 
 
+@pytest.mark.slow
 def test_a_dry_run_changes_nothing_and_pasted_does_the_same(upload, shell, s3, unique, olist_zip):
     shown = upload("--dry-run", olist_zip)
     assert shown.returncode == 0, shown.stderr
