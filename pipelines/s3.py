@@ -1,0 +1,209 @@
+"""S3 for components: a client, retries that end with a message, and an object that is read piece by piece."""
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+ATTEMPTS = 6
+LONGEST_PAUSE_SECONDS = 5.0
+READ_TIMEOUT_SECONDS = 60
+BLOCK = 2 << 20
+BLOCKS_AHEAD = 4
+# What S3 says of a request that may succeed when it is made again, besides every status from 500.
+# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+PASSING = {
+    "BadDigest",
+    "IncompleteBody",
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "SlowDown",
+    "XAmzContentSHA256Mismatch",
+}
+
+
+class S3Error(RuntimeError):
+    """S3 does not do what it was asked; the message names the object and what was tried.
+
+    Attributes:
+        code: what S3 calls it, such as `NoSuchKey`; "" when there was no answer.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@cache
+def client() -> Any:
+    """Return the client of this process. It makes every request once: `attempt` knows how to make it again."""
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=10,
+        read_timeout=READ_TIMEOUT_SECONDS,
+        retries={"total_max_attempts": 1},
+        max_pool_connections=32,
+    )
+    return boto3.client("s3", config=config)
+
+
+def attempt(what: str, request: Callable[[], Any]) -> Any:
+    """Make a request, and make it again after a growing pause when it fails for a reason that may pass.
+
+    Args:
+        what: the request in words, with the object's address; for the message.
+        request: makes it.
+
+    Returns:
+        What the request returns.
+
+    Raises:
+        S3Error: S3 refuses, or still fails after `ATTEMPTS` attempts.
+    """
+    from botocore import exceptions
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
+
+    on_the_way = (
+        exceptions.ConnectionError,
+        exceptions.HTTPClientError,
+        exceptions.IncompleteReadError,
+        ResponseParserError,
+        HTTPError,
+        OSError,
+    )
+
+    begun = time.monotonic()
+    for number in range(1, ATTEMPTS + 1):
+        try:
+            return request()
+        except exceptions.ClientError as error:
+            code, why = _code(error), str(error)
+            if not _may_pass(error):
+                raise S3Error(f"cannot {what}: {why}{_hint(code)}", code) from error
+        except on_the_way as error:
+            code, why = "", f"{type(error).__name__}: {error}"
+        except exceptions.BotoCoreError as error:
+            raise S3Error(f"cannot {what}: {error}") from error
+        if number < ATTEMPTS:
+            time.sleep(random.uniform(0.5, 1) * min(0.2 * 2**number, LONGEST_PAUSE_SECONDS))
+    took = time.monotonic() - begun
+    raise S3Error(f"cannot {what}: tried {ATTEMPTS} times in {took:.0f} s; the last time: {why}{_hint(code)}", code)
+
+
+class S3Object:
+    """An object that is read in ranges. It is one version throughout: a read after it was replaced is an error.
+
+    Args:
+        bucket: its bucket.
+        key: its key.
+
+    Attributes:
+        address: for messages.
+        size: in bytes.
+        checksum: the CRC-32 of the whole object, where S3 keeps one; else None.
+        requests: how many ranges were asked for.
+        transferred: how many bytes were read.
+
+    Raises:
+        S3Error: it is not there, or S3 refuses.
+    """
+
+    def __init__(self, bucket: str, key: str) -> None:
+        self.bucket, self.key, self.address = bucket, key, f"s3://{bucket}/{key}"
+        self.requests = self.transferred = 0
+        head = attempt(
+            f"read {self.address}", lambda: client().head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+        )
+        self.size: int = head["ContentLength"]
+        self._version = head["ETag"]
+        self.checksum = head.get("ChecksumCRC32") if "-" not in head.get("ChecksumCRC32", "-") else None
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return the bytes from `start` up to, not including, `end`."""
+        if start >= end:
+            return b""
+        what = f"read bytes {start:,} to {end:,} of {self.address}"
+        try:
+            found = attempt(what, lambda: self._read_once(start, end))
+        except S3Error as error:
+            if error.code in ("PreconditionFailed", "412"):
+                raise S3Error(f"{self.address} was replaced while it was read; run this again", error.code) from error
+            raise
+        self.requests += 1
+        self.transferred += len(found)
+        return found
+
+    def blocks(self, spans: Iterable[Sequence[int]]) -> Iterator[tuple[int, bytes]]:
+        """Return the bytes of spans, one block after another; the next few are fetched meanwhile.
+
+        Args:
+            spans: pairs of start and end.
+
+        Returns:
+            Where each block starts, and its bytes.
+        """
+        pieces = ((at, min(at + BLOCK, end)) for start, end in spans for at in range(start, end, BLOCK))
+        ahead: deque[tuple[int, Future]] = deque()
+        with ThreadPoolExecutor(BLOCKS_AHEAD, thread_name_prefix="read") as pool:
+            try:
+                for piece in pieces:
+                    ahead.append((piece[0], pool.submit(self.read, *piece)))
+                    if len(ahead) == BLOCKS_AHEAD:
+                        start, block = ahead.popleft()
+                        yield start, block.result()
+                for start, block in ahead:
+                    yield start, block.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _read_once(self, start: int, end: int) -> bytes:
+        answer = client().get_object(
+            Bucket=self.bucket, Key=self.key, Range=f"bytes={start}-{end - 1}", IfMatch=self._version
+        )
+        found = answer["Body"].read()
+        if len(found) != end - start:
+            raise OSError(f"{len(found):,} bytes came instead of {end - start:,}")
+        return found
+
+
+def keys_below(bucket: str, prefix: str) -> Iterator[str]:
+    """Return the keys of all objects below a prefix.
+
+    Raises:
+        S3Error: S3 refuses.
+    """
+    more: dict[str, str] = {}
+    while True:
+        page = attempt(
+            f"list s3://{bucket}/{prefix}",
+            lambda more=more: client().list_objects_v2(Bucket=bucket, Prefix=prefix, **more),
+        )
+        yield from (item["Key"] for item in page.get("Contents", []))
+        if not page.get("IsTruncated"):
+            return
+        more = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def _code(error: Any) -> str:
+    return error.response.get("Error", {}).get("Code", "")
+
+
+def _may_pass(error: Any) -> bool:
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status >= 500 or status == 429 or _code(error) in PASSING
+
+
+def _hint(code: str) -> str:
+    """Say what S3 does not: an answer to a HEAD request is only a number."""
+    hints = {
+        "404": "there is no such object or bucket",
+        "403": "the credentials do not allow it, or it is not there",
+        "RequestTimeTooSkewed": "the clock of this machine is wrong: set it",
+    }
+    return f" ({hints[code]})" if code in hints else ""
