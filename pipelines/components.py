@@ -30,29 +30,28 @@ def unzip_func(
     return prefix
 
 
-def csv_s3_reader(bucket_name: str, csv_path: str, csv_name: str, table: Output[Dataset]) -> int:
-    """Read one CSV file below a prefix in S3 with pandas; pass it on as a dataset and return its number of rows."""
-    import difflib
-
-    import boto3
+def csv_s3_reader(
+    bucket_name: str,
+    csv_path: str,
+    csv_name: str,
+    table: Output[Dataset],
+    separator: str = "",
+    encoding: str = "",
+) -> int:
+    """Read one CSV file below a prefix in S3; pass it on as a dataset and return its number of rows."""
     import pandas as pd
 
-    s3 = boto3.client("s3")
-    prefix = f"{csv_path}/".lstrip("/")
-    key = prefix + csv_name
-    try:
-        body = s3.get_object(Bucket=bucket_name, Key=key)["Body"]
-    except s3.exceptions.NoSuchKey:
-        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket_name, Prefix=prefix)
-        names = [item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", [])]
-        lower = {name.lower(): name for name in names}
-        nearest = [lower[name] for name in difflib.get_close_matches(csv_name.lower(), lower, cutoff=0.0)]
-        raise FileNotFoundError(f"s3://{bucket_name}/{key} is not there; nearest names: {nearest}") from None
+    from pipelines.csv_tables import CsvFile, UnusualCsv
 
-    rows = 0
-    with open(table.path, "w", newline="") as output:
-        for chunk in pd.read_csv(body, chunksize=100_000, dtype=str, keep_default_na=False):
-            chunk.to_csv(output, index=False, header=rows == 0)
-            rows += len(chunk)
-    table.metadata["rows"] = rows
+    file = CsvFile(bucket_name, csv_path, csv_name, separator, encoding)  # if it is not there: names the nearest
+    try:
+        rows = file.pass_on(table.path)  # UTF-8 with commas, as most files: byte for byte
+    except UnusualCsv as unusual:
+        print(f"pandas reads {file.address}, which {unusual}")
+        rows = 0
+        with file.open() as source, open(table.path, "w", newline="", encoding="utf-8") as output:
+            for chunk in pd.read_csv(source, dtype=str, keep_default_na=False, **file.options):
+                chunk.to_csv(output, index=False, header=rows == 0)
+                rows += len(chunk)
+    table.metadata.update(rows=rows, columns=file.columns)
     return rows

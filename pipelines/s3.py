@@ -1,11 +1,13 @@
 """S3 for components: a client, retries that end with a message, and an object that is read piece by piece."""
 
+import base64
+import os
 import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 ATTEMPTS = 6
@@ -37,9 +39,13 @@ class S3Error(RuntimeError):
         self.code = code
 
 
-@cache
 def client() -> Any:
-    """Return the client of this process. It makes every request once: `attempt` knows how to make it again."""
+    """Return the client for what the environment says. It makes every request once: `attempt` makes it again."""
+    return _client(frozenset(item for item in os.environ.items() if item[0].startswith("AWS_")))
+
+
+@lru_cache(maxsize=1)
+def _client(_: frozenset) -> Any:
     import boto3
     from botocore.config import Config
 
@@ -49,7 +55,8 @@ def client() -> Any:
         retries={"total_max_attempts": 1},
         max_pool_connections=32,
     )
-    return boto3.client("s3", config=config)
+    # A session of its own: the default one keeps the credentials that it was made with.
+    return boto3.Session().client("s3", config=config)
 
 
 def attempt(what: str, request: Callable[[], Any]) -> Any:
@@ -75,7 +82,8 @@ def attempt(what: str, request: Callable[[], Any]) -> Any:
         exceptions.IncompleteReadError,
         ResponseParserError,
         HTTPError,
-        OSError,
+        ConnectionError,
+        TimeoutError,
     )
 
     begun = time.monotonic()
@@ -83,7 +91,7 @@ def attempt(what: str, request: Callable[[], Any]) -> Any:
         try:
             return request()
         except exceptions.ClientError as error:
-            code, why = _code(error), str(error)
+            code, why = _code(error), str(error).replace(" (reached max retries: 0)", "")
             if not _may_pass(error):
                 raise S3Error(f"cannot {what}: {why}{_hint(code)}", code) from error
         except on_the_way as error:
@@ -162,13 +170,28 @@ class S3Object:
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
+    def whole(self) -> Iterator[bytes]:
+        """Return all bytes, block after block.
+
+        Raises:
+            ConnectionError: at the end, when they have another CRC-32 than S3 keeps.
+        """
+        from isal import isal_zlib
+
+        crc = 0
+        for _, block in self.blocks([(0, self.size)]):
+            crc = isal_zlib.crc32(block, crc)
+            yield block
+        if self.checksum not in (None, base64.b64encode(crc.to_bytes(4, "big")).decode()):
+            raise ConnectionError("what came has another CRC-32 than S3 keeps for it")
+
     def _read_once(self, start: int, end: int) -> bytes:
         answer = client().get_object(
             Bucket=self.bucket, Key=self.key, Range=f"bytes={start}-{end - 1}", IfMatch=self._version
         )
         found = answer["Body"].read()
         if len(found) != end - start:
-            raise OSError(f"{len(found):,} bytes came instead of {end - start:,}")
+            raise ConnectionError(f"{len(found):,} bytes came instead of {end - start:,}")
         return found
 
 

@@ -12,7 +12,9 @@ import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from pipelines.s3 import S3Object
@@ -284,10 +286,8 @@ def _name(info: zipfile.ZipInfo) -> str:
     """
     name = info.orig_filename
     if not info.flag_bits & 0x800:
-        try:
+        with suppress(UnicodeError):
             name = name.encode("cp437").decode("utf-8")
-        except UnicodeError:
-            pass
     return name.replace("\\", "/")
 
 
@@ -322,8 +322,7 @@ def _too_long(members: list[Member]) -> list[str]:
 
 
 def _overlapping(members: list[Member]) -> list[str]:
-    pairs = zip(members, members[1:], strict=False)
-    return [after.name for before, after in pairs if before.offset + HEADER + before.packed > after.offset]
+    return [after.name for before, after in pairwise(members) if before.offset + HEADER + before.packed > after.offset]
 
 
 def _short(name: str) -> str:

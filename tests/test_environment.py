@@ -95,9 +95,11 @@ def test_tasks_run_with_what_the_component_image_holds_and_nothing_else(capfd):
     code = """if True:
         import importlib.util
         import boto3, kfp.dsl, pandas, sklearn.linear_model
-        print([name for name in ("jupyterlab", "moto", "pipelines", "workshop") if importlib.util.find_spec(name)])
+        print([name for name in ("jupyterlab", "moto", "workshop") if importlib.util.find_spec(name)])
     """
     assert _output(str(folder / "bin/python3"), "-c", code).strip() == "[]"
+    code = "import pipelines.s3_zip; print(pipelines.__file__)"
+    assert Path(_output(str(folder / "bin/python3"), "-c", code).strip()).resolve() == ROOT / "pipelines/__init__.py"
     assert _output(str(folder / "bin/python3"), "-m", "pip", "--version").startswith("pip ")
 
 
