@@ -4,6 +4,7 @@ Most files are that already. They are passed on byte for byte, and looked at as 
 fields that the header names, and that quotes open and close. `pandas` understands the rest, at a tenth of the speed.
 """
 
+import codecs
 import difflib
 import io
 import re
@@ -105,7 +106,9 @@ class CsvFile:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", ParserWarning)
                 yield io.BufferedReader(_Stream(self._object), BUFFER)
-        except (EmptyDataError, ParserError, ParserWarning, UnicodeError) as error:
+        except UnicodeError as error:
+            raise ValueError(f"{self.address} is not written in {self.encoding}; name its encoding: {error}") from error
+        except (EmptyDataError, ParserError, ParserWarning) as error:
             raise ValueError(f"{self.address} cannot be read as a table: {error}") from error
         except ConnectionError as error:
             raise S3Error(f"cannot read {self.address}: {error}") from error
@@ -130,7 +133,7 @@ class CsvFile:
         except UnicodeDecodeError as error:
             if self._given:
                 raise ValueError(f"{self.address} is not written in {self.encoding}: {error}") from None
-            self.encoding = "latin-1" if NOT_WINDOWS.search(piece) else "cp1252"
+            self.encoding = _one_byte_encoding(piece)
             raise UnusualCsv(f"is not UTF-8, and is taken for {self.encoding}") from None
 
 
@@ -149,7 +152,8 @@ class _Table:
             raise UnusualCsv("has carriage returns that end lines alone")
         outline = piece.translate(None, CONTENT) + (b"" if piece.endswith(b"\n") else b"\n")
         if b'"' in outline:
-            _refuse_stray_quotes(piece)
+            if outline.count(b'"') % 2 or _has_stray_quotes(piece):
+                raise UnusualCsv("has quotes within its fields")
             outline = QUOTED.sub(b"", outline)
         count = len(outline) // len(self._row)
         if self._separators and outline == self._row * count:
@@ -209,12 +213,25 @@ def _encoding(sample: bytes) -> str:
         if sample.startswith(mark):
             return encoding
     if b"\0" not in sample:
-        return "utf-8"
+        return "utf-8" if _is_utf_8(sample) else _one_byte_encoding(sample)
     # UTF-16 without its mark: every other byte of Latin letters is zero.
     for encoding, high in (("utf-16-le", sample[1::2]), ("utf-16-be", sample[::2])):
         if high.count(0) > 0.7 * len(high):
             return encoding
     return ""
+
+
+def _is_utf_8(sample: bytes) -> bool:
+    """Tell whether bytes may be UTF-8 which is cut off."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(sample)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _one_byte_encoding(sample: bytes) -> str:
+    return "latin-1" if NOT_WINDOWS.search(sample) else "cp1252"
 
 
 def _text(sample: bytes, encoding: str) -> str:
@@ -257,7 +274,8 @@ def _whole_rows(blocks: Iterator[bytes], skip: int) -> Iterator[bytes]:
             yield joined[:end]
         held = joined[end:]
         if len(held) > LONGEST_ROW:
-            _refuse_stray_quotes(held)
+            if _has_stray_quotes(held):
+                raise UnusualCsv("has quotes within its fields")
             raise ValueError(f"a row is longer than {LONGEST_ROW >> 20} MB: is a quote not closed? {held[:100]!r}")
     if held:
         yield held
@@ -276,15 +294,14 @@ def _end_of_rows(block: bytes) -> int:
     return int(outside[-1]) + 1 if len(outside) else 0
 
 
-def _refuse_stray_quotes(rows: bytes) -> None:
-    """Refuse quotes that neither stand around a field nor are doubled within one: they are part of the value."""
+def _has_stray_quotes(rows: bytes) -> bool:
+    """Tell whether there are quotes that neither stand around a field nor are doubled within one."""
     import numpy as np
 
     content = np.frombuffer(b"\n" + rows + b"\n", np.uint8)
     quotes = np.flatnonzero(content == ord('"'))
     before, after = content[quotes[::2] - 1], content[quotes[1::2] + 1]
-    if len(quotes) % 2 or not (_is_any(before, b',\n"') and _is_any(after, b',\n\r"')):
-        raise UnusualCsv("has quotes within its fields")
+    return not (_is_any(before, b',\n"') and _is_any(after, b',\n\r"'))
 
 
 def _is_any(content: Any, wanted: bytes) -> bool:
