@@ -117,7 +117,7 @@ class CsvFile:
         table = _Table(self.address, self.columns)
         mark = 3 if self.encoding == "utf-8-sig" else 0
         with open(path, "wb") as output:
-            for piece in _whole_rows(self._object.whole(), mark):
+            for piece in _whole_rows(self._object.whole(), mark, self.address):
                 self._refuse_other_encodings(piece)
                 table.add(piece)
                 output.write(piece)
@@ -258,12 +258,13 @@ def _is_number(field: str) -> bool:
     return re.fullmatch(r"\s*[-+]?\d+(\.\d*)?\s*", field) is not None
 
 
-def _whole_rows(blocks: Iterator[bytes], skip: int) -> Iterator[bytes]:
+def _whole_rows(blocks: Iterator[bytes], skip: int, address: str = "") -> Iterator[bytes]:
     """Return blocks that end where rows end.
 
     Args:
         blocks: the bytes of a file.
         skip: how many of the first bytes are not wanted.
+        address: for messages.
     """
     held = b""
     for block in blocks:
@@ -276,7 +277,9 @@ def _whole_rows(blocks: Iterator[bytes], skip: int) -> Iterator[bytes]:
         if len(held) > LONGEST_ROW:
             if _has_stray_quotes(held):
                 raise UnusualCsv("has quotes within its fields")
-            raise ValueError(f"a row is longer than {LONGEST_ROW >> 20} MB: is a quote not closed? {held[:100]!r}")
+            raise ValueError(
+                f"{address} has a row of more than {LONGEST_ROW >> 20} MB: is a quote not closed? {held[:100]!r}"
+            )
     if held:
         yield held
 
