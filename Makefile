@@ -19,17 +19,19 @@ lab: .venv/.ready  ## open the lessons in JupyterLab
 test: .venv/.ready  ## run the tests
 	@$(PYTHON_IN_VENV) -m pytest
 
-bench: .venv/.ready  ## measure the sandbox, and write what was measured to benchmarks/results/
+bench: .venv/.ready  ## measure the sandbox and the components, and write what was measured to benchmarks/results/
 	@$(PYTHON_IN_VENV) -m benchmarks.pipelines_api
+	@$(PYTHON_IN_VENV) -m benchmarks.data_path
 
 outputs: .venv/.ready  ## run every lesson on a fresh sandbox and store its outputs in notebooks/
 	@$(PYTHON_IN_VENV) -m workshop outputs
 
-lock: .venv/.ready  ## write both requirements.txt anew from pyproject.toml
+lock: .venv/.ready  ## write every requirements.txt anew from pyproject.toml
 	@$(LOCK) pyproject.toml --output-file requirements.txt
 # Held to the versions of the first one. uv reads no requires-python for a group, so the oldest Python is named here.
 	@$(LOCK) --group component --constraint requirements.txt --python-version 3.11 \
 		--output-file docker/component/requirements.txt
+	@$(LOCK) --group bench --output-file benchmarks/requirements.txt
 
 clean:  ## stop the sandbox; delete it, its data, the build folder and the environments
 	@if [ -x .venv/bin/workshop ]; then env -u WORKSHOP_SANDBOX_DIR $(PYTHON_IN_VENV) -m workshop sandbox down; fi

@@ -268,7 +268,7 @@ def _whole_rows(blocks: Iterator[bytes], skip: int, address: str = "") -> Iterat
     """
     held = b""
     for block in blocks:
-        joined = (held + block)[skip:]
+        joined = held + block if held else block[skip:]
         skip = 0
         end = _end_of_rows(joined)
         if end:
@@ -287,7 +287,7 @@ def _whole_rows(blocks: Iterator[bytes], skip: int, address: str = "") -> Iterat
 def _end_of_rows(block: bytes) -> int:
     """Return where the last whole row of a block ends; 0 when there is none."""
     end = block.rfind(b"\n") + 1
-    if block.count(b'"', 0, end) % 2 == 0:
+    if b'"' not in block or block.count(b'"', 0, end) % 2 == 0:
         return end
     import numpy as np
 

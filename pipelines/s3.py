@@ -136,13 +136,7 @@ class S3Object:
         """Return the bytes from `start` up to, not including, `end`."""
         if start >= end:
             return b""
-        what = f"read bytes {start:,} to {end:,} of {self.address}"
-        try:
-            found = attempt(what, lambda: self._read_once(start, end))
-        except S3Error as error:
-            if error.code in ("PreconditionFailed", "412"):
-                raise S3Error(f"{self.address} was replaced while it was read; run this again", error.code) from error
-            raise
+        found = attempt(f"read bytes {start:,} to {end:,} of {self.address}", lambda: self._read_once(start, end))
         self.requests += 1
         self.transferred += len(found)
         return found
@@ -171,7 +165,9 @@ class S3Object:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def whole(self) -> Iterator[bytes]:
-        """Return all bytes, block after block.
+        """Return all bytes, block after block; the next few are fetched meanwhile.
+
+        They come in the answer to one request, because a server that keeps the object packed unpacks it once then.
 
         Raises:
             ConnectionError: at the end, when they have another CRC-32 than S3 keeps.
@@ -179,17 +175,39 @@ class S3Object:
         from isal import isal_zlib
 
         crc = 0
-        for _, block in self.blocks([(0, self.size)]):
+        for block in _ahead(self._in_one_answer()):
             crc = isal_zlib.crc32(block, crc)
             yield block
         if self.checksum not in (None, base64.b64encode(crc.to_bytes(4, "big")).decode()):
             raise ConnectionError("what came has another CRC-32 than S3 keeps for it")
 
-    def _read_once(self, start: int, end: int) -> bytes:
-        answer = client().get_object(
+    def _in_one_answer(self) -> Iterator[bytes]:
+        """Return all bytes; where an answer breaks off, the rest is asked for."""
+        position, body = 0, None
+
+        def read_on() -> bytes:
+            nonlocal body
+            answered, body = body, None
+            answered = answered or self._get(position, self.size)
+            wanted = min(BLOCK, self.size - position)
+            found = answered.read(wanted)
+            if len(found) != wanted:
+                raise ConnectionError(f"{len(found):,} bytes came instead of {wanted:,}")
+            body = answered
+            return found
+
+        while position < self.size:
+            block = attempt(f"read {self.address} from byte {position:,} on", read_on)
+            position += len(block)
+            yield block
+
+    def _get(self, start: int, end: int) -> Any:
+        return client().get_object(
             Bucket=self.bucket, Key=self.key, Range=f"bytes={start}-{end - 1}", IfMatch=self._version
-        )
-        found = answer["Body"].read()
+        )["Body"]
+
+    def _read_once(self, start: int, end: int) -> bytes:
+        found = self._get(start, end).read()
         if len(found) != end - start:
             raise ConnectionError(f"{len(found):,} bytes came instead of {end - start:,}")
         return found
@@ -213,6 +231,18 @@ def keys_below(bucket: str, prefix: str) -> Iterator[str]:
         more = {"ContinuationToken": page["NextContinuationToken"]}
 
 
+def _ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """Return blocks, of which a thread fetches the next few meanwhile."""
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+        try:
+            ahead = deque(pool.submit(next, blocks, None) for _ in range(BLOCKS_AHEAD))
+            while (block := ahead.popleft().result()) is not None:
+                ahead.append(pool.submit(next, blocks, None))
+                yield block
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
 def _code(error: Any) -> str:
     return error.response.get("Error", {}).get("Code", "")
 
@@ -227,6 +257,7 @@ def _hint(code: str) -> str:
     hints = {
         "404": "there is no such object or bucket",
         "403": "the credentials do not allow it, or it is not there",
+        "PreconditionFailed": "it was replaced while it was read; run this again",
         "RequestTimeTooSkewed": "the clock of this machine is wrong: set it",
     }
     return f" ({hints[code]})" if code in hints else ""

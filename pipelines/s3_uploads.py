@@ -168,7 +168,7 @@ class Uploads:
         place = {"UploadId": upload.id, "PartNumber": number}
         try:
             answer = self._ask(
-                f"write part {number} of", "upload_part", self._open[upload.id], Body=part, **place, **checksum
+                f"write part {number} of", "upload_part", self._key(upload.source), Body=part, **place, **checksum
             )
             if upload.is_last({"PartNumber": number, "ETag": answer["ETag"]} | checksum):
                 self._complete(upload)
@@ -181,8 +181,8 @@ class Uploads:
         parts = sorted(upload.parts, key=lambda part: part["PartNumber"])
         checksum = {"ChecksumCRC32": _checksum(upload.source.crc), "ChecksumType": "FULL_OBJECT"}
         whole = {"UploadId": upload.id, "MultipartUpload": {"Parts": parts}} | checksum
-        self._ask("finish writing", "complete_multipart_upload", self._open[upload.id], **whole)
-        del self._open[upload.id]
+        self._ask("finish writing", "complete_multipart_upload", self._key(upload.source), **whole)
+        self._open.pop(upload.id, None)
         self._count(upload.source)
 
     def _lose(self, upload: "_Upload") -> None:

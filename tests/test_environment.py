@@ -51,7 +51,7 @@ def test_the_lock_satisfies_every_dependency_of_pyproject(pyproject, path):
         assert all(requirement.specifier.contains(version) for version in locked), f"{text}, but locked: {locked}"
 
 
-@pytest.mark.parametrize("path", LOCKS)
+@pytest.mark.parametrize("path", [*LOCKS, "benchmarks/requirements.txt"])
 def test_every_package_in_the_lock_has_hashes_and_none_an_address(path):
     lock = (ROOT / path).read_text()
     entries = re.split(r"\n(?=[A-Za-z0-9])", lock)
