@@ -58,9 +58,10 @@ No number here is a promise, and no test asserts one.
 
 The data are the flights of the series, as often as it takes; the zips are deflated at the level that `zip` takes by \
 itself. Each way runs in a process of its own, in turns; seconds are without the imports. The factors are medians of \
-the ratios within a turn. SeaweedFS packs what it takes for text, which CSV files are unless they are called bytes, \
-as `unzip_func` does; so there are two floors. Memory is the most that the process had, or the largest of those that it \
-started."""
+the ratios within a turn. Memory is the most that the process had, or the largest of those that it started.
+
+SeaweedFS packs what it takes for text, as it takes CSV files unless they are called bytes, which `unzip_func` does: \
+so there are two floors."""
 
 
 @dataclass(frozen=True)

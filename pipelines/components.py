@@ -53,5 +53,5 @@ def csv_s3_reader(
             for chunk in pd.read_csv(source, dtype=str, keep_default_na=False, **file.options):
                 chunk.to_csv(output, index=False, header=rows == 0, lineterminator="\r\n")
                 rows += len(chunk)
-    table.metadata.update(rows=rows, columns=file.columns)
+    table.metadata["rows"] = rows
     return rows
