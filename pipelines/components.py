@@ -26,7 +26,7 @@ def unzip_func(
         uploads.expect(members, zip_key)
         for member in members:
             uploads.add(member)  # inflated piece by piece; visible in S3 when it is whole and its CRC is right
-    print(f"{len(members)} files, {uploads.sent:,} bytes, from {archive.source.transferred:,} bytes of the zip")
+    print(f"files: {len(members)}; bytes: {uploads.sent:,}; fetched of the zip: {archive.source.transferred:,}")
     return prefix
 
 
