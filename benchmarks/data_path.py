@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import boto3
+import psutil
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -58,7 +60,9 @@ No number here is a promise, and no test asserts one.
 
 The data are the flights of the series, as often as it takes; the zips are deflated at the level that `zip` takes by \
 itself. Each way runs in a process of its own, in turns; seconds are without the imports. The factors are medians of \
-the ratios within a turn. Memory is the most that the process had, or the largest of those that it started.
+the ratios within a turn. Memory is the most that the process had, or the largest of those that it started. \
+CPU seconds are those of the way, and of S3 meanwhile; the second factor is that of their sum, which depends less on \
+what else the machine is doing.
 
 SeaweedFS packs what it takes for text, as it takes CSV files unless they are called bytes, which `unzip_func` does: \
 so there are two floors."""
@@ -84,21 +88,35 @@ class Data:
 
 
 DATA = {
-    "0.25": Data("0.25 GB in 8 files", 8, 1, 5, tuple(WAYS)),
-    "1": Data("1 GB in 32 files", 32, 1, 3, tuple(WAYS)),
-    "4": Data("4 GB in 1 file", 1, 129, 1, FEW),
-    "many": Data("29 MB in 10,000 files", 10_000, 0, 1, tuple(WAYS)),
+    "0.25": Data("0.25 GB in 8 files", 8, 1, 3, tuple(WAYS)),
+    "1": Data("1 GB in 32 files", 32, 1, 1, tuple(WAYS)),
+    "4": Data("4 GB in 1 file", 1, 129, 1, ("floor", "unzip_func")),
+    "many": Data("29 MB in 10,000 files", 10_000, 0, 1, FEW),
 }
 READER_COPIES, READER_TURNS = 33, 3
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What one way took: seconds, and megabytes of memory; and what it printed."""
+    """What one way took.
+
+    Attributes:
+        seconds: from start to end.
+        cpu: seconds of the CPUs, its own and those of its children.
+        megabytes: the memory that it had at most.
+        said: what it printed.
+        server_cpu: seconds of the CPUs that S3 took meanwhile.
+    """
 
     seconds: float
+    cpu: float
     megabytes: float
     said: str
+    server_cpu: float
+
+    @property
+    def all_cpu(self) -> float:
+        return self.cpu + self.server_cpu
 
 
 Found = dict[str, list[Taken]]
@@ -192,10 +210,18 @@ def run(way: str, *arguments: str) -> Taken:
     uv = [sys.executable, "-m", "uv", "run", "--quiet", "--no-project", "--with-requirements", str(REQUIREMENTS)]
     command = [*uv, "python", *script] if way in ELSEWHERE else [sys.executable, *script]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    before = _server_cpu()
     done = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_SECONDS, env=environment, cwd=ROOT)
     if done.returncode != 0:
         raise BenchmarkError(f"{way} fails: {done.stderr[-2000:]}")
-    return Taken(**json.loads(done.stdout.splitlines()[-1]))
+    return Taken(**json.loads(done.stdout.splitlines()[-1]), server_cpu=_server_cpu() - before)
+
+
+def _server_cpu() -> float:
+    """Return the CPU seconds that S3 has taken, the one in the environment of this process."""
+    port = f"-s3.port={urlsplit(os.environ['AWS_ENDPOINT_URL_S3']).port}"
+    server = next(one for one in psutil.process_iter(["cmdline"]) if port in (one.info["cmdline"] or []))
+    return sum(server.cpu_times()[:2])
 
 
 def make(unpacked: Path, packed: Path, data: Data) -> None:
@@ -254,13 +280,13 @@ def empty(s3) -> dict[str, int]:
 def of_unzip(data: Data, found: Found) -> Section:
     """Return the table of one zip."""
     rows = [
-        [WAYS[way], *_numbers(taken), f"{_factor(taken, found['floor']):.2f}", f"{_factor(taken, found['whole']):.2f}"]
+        [WAYS[way], *_numbers(taken), _factors(taken, found["floor"]), _factors(taken, found.get("whole", []))]
         for way, taken in found.items()
     ]
     disk = "Only `aws s3 cp` needs disk, for the zip and what it holds. " if "aws_cli" in found else ""
     return Section(
         f"Unpack {data.name}",
-        ["way", "seconds", "MB of memory", "times the floor", "times whole-in-memory"],
+        ["way", "seconds", "CPU seconds", "MB of memory", "times the floor", "times whole-in-memory"],
         rows,
         f"{disk}{data.turns} turn{'s' if data.turns > 1 else ''}; seconds and memory are medians.",
     )
@@ -283,7 +309,7 @@ def of_readers(found: Found) -> Section:
     ]
     return Section(
         "Read 1 GB of CSV",
-        ["way", "seconds", "MB of memory", "times pd.read_csv"],
+        ["way", "seconds", "CPU seconds", "MB of memory", "times pd.read_csv"],
         rows,
         f"{READER_TURNS} turns; seconds and memory are medians. `csv_s3_reader` counts the rows, compares the fields "
         "of each with the header, and writes the table to the disk of this machine.",
@@ -336,7 +362,20 @@ def _bars(axes, names: list[str], values: list[float], colors: list[str], form: 
 
 
 def _numbers(taken: list[Taken]) -> list[str]:
-    return [f"{statistics.median(one.seconds for one in taken):.2f}", f"{_memory(taken):,.0f}"]
+    seconds, own, server = (
+        statistics.median(getattr(one, name) for one in taken) for name in ("seconds", "cpu", "server_cpu")
+    )
+    return [f"{seconds:.2f}", f"{own:.1f} + {server:.1f}", f"{_memory(taken):,.0f}"]
+
+
+def _factors(taken: list[Taken], other: list[Taken]) -> str:
+    """Return how many times the seconds, and the CPU seconds, of another way this one took."""
+    if not other:
+        return ""
+    pairs = list(zip(taken, other, strict=True))
+    return (
+        f"{_factor(taken, other):.2f} / {statistics.median(one.all_cpu / beside.all_cpu for one, beside in pairs):.2f}"
+    )
 
 
 def _memory(taken: list[Taken]) -> float:

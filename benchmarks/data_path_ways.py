@@ -122,11 +122,11 @@ def main() -> None:
     way, *arguments = sys.argv[1:]
     work = globals()[way](*arguments)
     said = io.StringIO()
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), _cpu()
     with redirect_stdout(said):
         work()
-    seconds = time.perf_counter() - begun
-    print(json.dumps({"seconds": seconds, "megabytes": _peak(), "said": said.getvalue()}))
+    seconds, cpu = time.perf_counter() - begun, _cpu() - used
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "megabytes": _peak(), "said": said.getvalue()}))
 
 
 def _upload(bucket: str, folder: str, prefix: str, options: dict) -> Callable[[], None]:
@@ -147,6 +147,10 @@ def _copy(opened: Callable, bucket: str, key: str, prefix: str) -> None:
         for name in archive.namelist():
             with archive.open(name) as member, opened(f"{bucket}/{prefix}/{name}", "wb") as target:
                 shutil.copyfileobj(member, target, 1 << 20)
+
+
+def _cpu() -> float:
+    return sum(os.times()[:4])
 
 
 def _peak() -> float:

@@ -3,6 +3,7 @@
 import base64
 import os
 import random
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -115,8 +116,8 @@ class S3Object:
         address: for messages.
         size: in bytes.
         checksum: the CRC-32 of the whole object, where S3 keeps one; else None.
-        requests: how many ranges were asked for.
-        transferred: how many bytes were read.
+        requests: how many ranges were read.
+        transferred: how many bytes came with them.
 
     Raises:
         S3Error: it is not there, or S3 refuses.
@@ -125,6 +126,7 @@ class S3Object:
     def __init__(self, bucket: str, key: str) -> None:
         self.bucket, self.key, self.address = bucket, key, f"s3://{bucket}/{key}"
         self.requests = self.transferred = 0
+        self._lock = threading.Lock()
         head = attempt(
             f"read {self.address}", lambda: client().head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
         )
@@ -137,8 +139,7 @@ class S3Object:
         if start >= end:
             return b""
         found = attempt(f"read bytes {start:,} to {end:,} of {self.address}", lambda: self._read_once(start, end))
-        self.requests += 1
-        self.transferred += len(found)
+        self._count(len(found))
         return found
 
     def blocks(self, spans: Iterable[Sequence[int]]) -> Iterator[tuple[int, bytes]]:
@@ -200,6 +201,11 @@ class S3Object:
             block = attempt(f"read {self.address} from byte {position:,} on", read_on)
             position += len(block)
             yield block
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self.requests += 1
+            self.transferred += size
 
     def _get(self, start: int, end: int) -> Any:
         return client().get_object(
