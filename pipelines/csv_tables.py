@@ -32,7 +32,15 @@ CONTENT = bytes(set(range(256)) - set(b',\n"'))
 
 
 class UnusualCsv(Exception):
-    """A file that cannot be passed on as it is; the message goes on after "which"."""
+    """A file that cannot be passed on as it is; the message goes on after "which".
+
+    Attributes:
+        encoding: in which it is written, where that was found out just now.
+    """
+
+    def __init__(self, why: str, encoding: str = "") -> None:
+        super().__init__(why)
+        self.encoding = encoding
 
 
 class CsvFile:
@@ -60,7 +68,7 @@ class CsvFile:
     def __init__(self, bucket: str, path: str, name: str, separator: str = "", encoding: str = "") -> None:
         self._object = _find(bucket, f"{path}/".lstrip("/"), name)
         self.address = self._object.address
-        sample = self._object.read(0, min(SAMPLE, self._object.size))
+        sample = attempt(f"read the start of {self.address}", self._sample)
         if not sample.strip():
             raise ValueError(f"{self.address} is empty: it has no header and no rows ({self._object.size} bytes)")
         self._given = bool(encoding)
@@ -94,7 +102,11 @@ class CsvFile:
             raise UnusualCsv(f"has {self.separator!r} between its fields")
         if self.encoding not in ("utf-8", "utf-8-sig"):
             raise UnusualCsv(f"is written in {self.encoding}")
-        return attempt(f"read {self.address}", lambda: self._pass_on_once(path))
+        try:
+            return attempt(f"read {self.address}", lambda: self._pass_on_once(path))
+        except UnusualCsv as unusual:
+            self.encoding = unusual.encoding or self.encoding
+            raise
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
@@ -113,14 +125,27 @@ class CsvFile:
         except ConnectionError as error:
             raise S3Error(f"cannot read {self.address}: {error}") from error
 
+    def _sample(self) -> bytes:
+        """Return the first bytes. Nothing tells whether they are right, but that they come twice."""
+        first, second = (self._object.read(0, min(SAMPLE, self._object.size)) for _ in range(2))
+        if first != second:
+            raise ConnectionError("it came differently the second time")
+        return first
+
     def _pass_on_once(self, path: str) -> int:
         table = _Table(self.address, self.columns)
         mark = 3 if self.encoding == "utf-8-sig" else 0
-        with open(path, "wb") as output:
-            for piece in _whole_rows(self._object.whole(), mark, self.address):
-                self._refuse_other_encodings(piece)
-                table.add(piece)
-                output.write(piece)
+        blocks = self._object.whole()
+        try:
+            with open(path, "wb") as output:
+                for piece in _whole_rows(blocks, mark, self.address):
+                    self._refuse_other_encodings(piece)
+                    table.add(piece)
+                    output.write(piece)
+        except (UnusualCsv, ValueError):
+            for _ in blocks:  # the file may be fine, and damaged on its way: then its end raises something else
+                pass
+            raise
         if table.short:
             print(f"{table.short:,} rows of {self.address} have fewer fields than the header; the last are missing")
         return table.rows - 1
@@ -133,8 +158,8 @@ class CsvFile:
         except UnicodeDecodeError as error:
             if self._given:
                 raise ValueError(f"{self.address} is not written in {self.encoding}: {error}") from None
-            self.encoding = _one_byte_encoding(piece)
-            raise UnusualCsv(f"is not UTF-8, and is taken for {self.encoding}") from None
+            encoding = _one_byte_encoding(piece)
+            raise UnusualCsv(f"is not UTF-8, and is taken for {encoding}", encoding) from None
 
 
 class _Table:

@@ -8,6 +8,7 @@ import bz2
 import fnmatch
 import io
 import re
+import struct
 import unicodedata
 import zipfile
 import zlib
@@ -178,7 +179,7 @@ def _directory(source: S3Object) -> tuple[list[zipfile.ZipInfo], int]:
     try:
         with zipfile.ZipFile(_Seekable(source)) as archive:
             return archive.infolist(), archive.start_dir
-    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, OverflowError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, OSError, struct.error) as error:
         raise ValueError(f"{source.address} is not a whole zip file: {error}") from error
 
 

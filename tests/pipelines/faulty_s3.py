@@ -64,7 +64,7 @@ def faulty_s3(endpoint: str, faults: Faults, slow_seconds: float) -> Iterator[st
             if fault == "slow":
                 time.sleep(slow_seconds)
             if fault == "damaged request":
-                body = _damaged(body)
+                body = _damaged(body, faults.seen)
             connection = http.client.HTTPConnection(upstream.hostname, upstream.port, timeout=30)
             connection.request(self.command, self.path, body, dict(self.headers))
             got = connection.getresponse()
@@ -73,7 +73,9 @@ def faulty_s3(endpoint: str, faults: Faults, slow_seconds: float) -> Iterator[st
             if fault in ("reset", "truncated"):
                 self.break_off(got.status, headers, content, reset=fault == "reset")
             else:
-                self.answer(got.status, headers, _damaged(content) if fault == "damaged answer" else content)
+                self.answer(
+                    got.status, headers, _damaged(content, faults.seen) if fault == "damaged answer" else content
+                )
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_request
 
@@ -120,6 +122,7 @@ def faulty_s3(endpoint: str, faults: Faults, slow_seconds: float) -> Iterator[st
         server.shutdown()
 
 
-def _damaged(content: bytes) -> bytes:
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :] if content else content
+def _damaged(content: bytes, number: int) -> bytes:
+    """Change a byte, each time another one."""
+    middle = min(len(content) // 2 + number, len(content) - 1)
+    return content[:middle] + bytes([content[middle] ^ 0x80]) + content[middle + 1 :] if content else content

@@ -1,5 +1,6 @@
 """Zips of every kind, good and bad, unpacked on real S3."""
 
+import contextlib
 import io
 import itertools
 import random
@@ -81,6 +82,22 @@ def test_any_files_zipped_any_way_come_out_as_they_went_in(
     prefix = f"any/{next(NUMBERS)}"
     unzip_func(bucket, put(s3, bucket, buffer.getvalue()), prefix, pattern="*")
     assert objects(f"{prefix}/") == {f"{prefix}/{name}": content for name, content in files.items()}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 255)), min_size=1, max_size=4), tail=st.booleans()
+)
+def test_a_zip_with_damaged_bytes_is_refused_or_holds_what_it_held(s3, bucket, objects, changes, tail):
+    files = {"a.csv": b"x\n" * 50, "b.csv": bytes(range(256)) * 4}
+    content = bytearray(zipped(files))
+    for place, change in changes:
+        # Half of the time the damage is in the directory, where the most can go wrong.
+        content[-1 - place % 130 if tail else place % len(content)] ^= change
+    prefix = f"damaged/{next(NUMBERS)}"
+    with contextlib.suppress(ValueError, S3Error):
+        unzip_func(bucket, put(s3, bucket, bytes(content)), prefix, pattern="*")
+    assert set(objects(f"{prefix}/").values()) <= set(files.values())
 
 
 def test_a_large_file_is_sent_in_parts_and_s3_keeps_the_crc_of_the_zip(s3, bucket, put_zip, objects, unfinished):
