@@ -22,12 +22,16 @@ from pathlib import Path
 
 def floor(bucket: str, folder: str, prefix: str) -> Callable[[], None]:
     """Upload the files that the zip holds, one after another, as boto3 does by itself."""
-    return _upload(bucket, folder, prefix, {})
+    import boto3
 
+    s3 = boto3.client("s3")
+    files = sorted(path for path in Path(folder).rglob("*.csv"))
 
-def floor_of_bytes(bucket: str, folder: str, prefix: str) -> Callable[[], None]:
-    """Upload them as bytes: SeaweedFS does not pack them then."""
-    return _upload(bucket, folder, prefix, {"ContentType": "binary/octet-stream"})
+    def work() -> None:
+        for path in files:
+            s3.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(folder)}")
+
+    return work
 
 
 def unzip_func(bucket: str, key: str, prefix: str, pattern: str = "*.csv") -> Callable[[], None]:
@@ -111,12 +115,6 @@ def read_csv(bucket: str, path: str, name: str, target: str) -> Callable[[], Non
     return lambda: pd.read_csv(s3.get_object(Bucket=bucket, Key=f"{path}/{name}")["Body"])
 
 
-def read_csv_and_write(bucket: str, path: str, name: str, target: str) -> Callable[[], None]:
-    """Read it by pandas, all at once, and pass it on."""
-    read = read_csv(bucket, path, name, target)
-    return lambda: read().to_csv(target, index=False)
-
-
 def main() -> None:
     """Do it, and print what it took."""
     way, *arguments = sys.argv[1:]
@@ -127,19 +125,6 @@ def main() -> None:
         work()
     seconds, cpu = time.perf_counter() - begun, _cpu() - used
     print(json.dumps({"seconds": seconds, "cpu": cpu, "megabytes": _peak(), "said": said.getvalue()}))
-
-
-def _upload(bucket: str, folder: str, prefix: str, options: dict) -> Callable[[], None]:
-    import boto3
-
-    s3 = boto3.client("s3")
-    files = sorted(path for path in Path(folder).rglob("*.csv"))
-
-    def work() -> None:
-        for path in files:
-            s3.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(folder)}", ExtraArgs=options)
-
-    return work
 
 
 def _copy(opened: Callable, bucket: str, key: str, prefix: str) -> None:

@@ -15,6 +15,9 @@ ATTEMPTS = 6
 LONGEST_PAUSE_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 60
 BLOCK = 2 << 20
+# What S3 itself calls an object of which nothing is said. SeaweedFS packs what it takes for text, at half the speed, and
+# has to unpack it for each read.
+KIND = "binary/octet-stream"
 BLOCKS_AHEAD = 4
 # What S3 says of a request that may succeed when it is made again, besides every status from 500.
 # https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
@@ -57,7 +60,14 @@ def _client(_: frozenset) -> Any:
         max_pool_connections=32,
     )
     # A session of its own: the default one keeps the credentials that it was made with.
-    return boto3.Session().client("s3", config=config)
+    made = boto3.Session().client("s3", config=config)
+    made.meta.events.register("before-call.s3.UploadPart", _call_it_bytes)
+    return made
+
+
+def _call_it_bytes(params: dict, **_: Any) -> None:
+    """Say of a part what `put_object` can say of an object: boto3 has no argument for it."""
+    params["headers"]["Content-Type"] = KIND
 
 
 def attempt(what: str, request: Callable[[], Any]) -> Any:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol
 
-from pipelines.s3 import S3Error, attempt, client
+from pipelines.s3 import KIND, S3Error, attempt, client
 
 PART = 5 << 20
 MOST_PARTS = 10_000
@@ -24,8 +24,6 @@ TRIES = 3
 # grows in the meantime.
 QUIET_SECONDS = 10.0
 LONGEST_KEY = 1024
-# What S3 itself gives an object of which nothing is said. SeaweedFS packs what it takes for text, at half the speed.
-KIND = "binary/octet-stream"
 
 
 class Source(Protocol):
