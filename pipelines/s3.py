@@ -15,8 +15,8 @@ ATTEMPTS = 6
 LONGEST_PAUSE_SECONDS = 5.0
 READ_TIMEOUT_SECONDS = 60
 BLOCK = 2 << 20
-# What S3 itself calls an object of which nothing is said. SeaweedFS packs what it takes for text, at half the speed, and
-# has to unpack it for each read.
+# What S3 itself calls an object of which nothing is said. SeaweedFS packs what it takes for text, at half the speed,
+# and has to unpack it for each read.
 KIND = "binary/octet-stream"
 BLOCKS_AHEAD = 4
 # What S3 says of a request that may succeed when it is made again, besides every status from 500.
