@@ -51,7 +51,7 @@ def csv_s3_reader(
         rows = 0
         with file.open() as source, open(table.path, "w", newline="", encoding="utf-8") as output:
             for chunk in pd.read_csv(source, dtype=str, keep_default_na=False, **file.options):
-                chunk.to_csv(output, index=False, header=rows == 0, lineterminator="\r\n")
+                chunk.to_csv(output, header=rows == 0, **file.plain)
                 rows += len(chunk)
     table.metadata["rows"] = rows
     return rows

@@ -5,6 +5,7 @@ fields that the header names, and that quotes open and close. `pandas` understan
 """
 
 import codecs
+import csv
 import difflib
 import io
 import re
@@ -86,6 +87,13 @@ class CsvFile:
         """What `pandas.read_csv` must be told to read the file in pieces."""
         rows = max(1, VALUES // self.columns)
         return {"sep": self.separator, "encoding": self.encoding, "chunksize": rows, "index_col": False}
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """What `to_csv` must be told, so that whatever a value holds is read again as it was."""
+        # With these line ends, single carriage returns are put in quotes; and of one column, also what looks blank.
+        quoting = csv.QUOTE_ALL if self.columns == 1 else csv.QUOTE_MINIMAL
+        return {"index": False, "lineterminator": "\r\n", "quoting": quoting}
 
     def pass_on(self, path: str) -> int:
         """Write the file to a path of this machine as it is.
