@@ -122,7 +122,9 @@ def test_an_encoding_that_is_named_and_wrong_is_an_error(read):
         read("id,name\n1,Zoë\n".encode("cp1252"), encoding="utf-8")
 
 
-@pytest.mark.parametrize("text", ['id,size\n1,5" pipe\n2,x\n', "id,size\n1,a\r2,b\r", "id,size\r1,a\r2,b\r"])
+@pytest.mark.parametrize(
+    "text", ['id,size\n1,5" pipe\n2,x\n', "id,size\n1,a\r2,b\r", "id,size\r1,a\r2,b\r", '" "\r" "\r" "\r']
+)
 def test_what_pandas_reads_though_it_is_unusual_is_a_plain_table_afterwards(read, text):
     rows, made = read(text.encode())
     expected = pd.read_csv(io.StringIO(text), **TEXT)
