@@ -19,8 +19,9 @@ lab: .venv/.ready  ## open the lessons in JupyterLab
 test: .venv/.ready  ## run the tests
 	@$(PYTHON_IN_VENV) -m pytest
 
-bench: .venv/.ready  ## measure the sandbox, and write what was measured to benchmarks/results/
+bench: .venv/.ready  ## measure the sandbox and the components, and write what was measured to benchmarks/results/
 	@$(PYTHON_IN_VENV) -m benchmarks.pipelines_api
+	@$(PYTHON_IN_VENV) -m benchmarks.data_path
 
 outputs: .venv/.ready  ## run every lesson on a fresh sandbox and store its outputs in notebooks/
 	@$(PYTHON_IN_VENV) -m workshop outputs
@@ -31,6 +32,7 @@ lock: .venv/.ready  ## write every file of locked requirements anew from pyproje
 	@$(LOCK) --group component --constraint requirements.txt --python-version 3.11 \
 		--output-file docker/component/requirements.txt
 	@$(LOCK) --group build --output-file docker/build-requirements.txt
+	@$(LOCK) --group bench --output-file benchmarks/requirements.txt
 
 clean:  ## stop the sandbox; delete it, its data, the build folder and the environments
 	@if [ -x .venv/bin/workshop ]; then env -u WORKSHOP_SANDBOX_DIR $(PYTHON_IN_VENV) -m workshop sandbox down; fi

@@ -4,6 +4,7 @@ import os
 import platform
 import sqlite3
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -43,10 +44,10 @@ class Section:
     remark: str
 
 
-def machine() -> str:
+def machine(packages: Sequence[str] = PARTS) -> str:
     """Return what the numbers depend on: the day, the machine, and the versions."""
     load = os.getloadavg()[0]
-    parts = ", ".join([*(f"{name} {version(name)}" for name in PARTS), f"SQLite {sqlite3.sqlite_version}"])
+    parts = ", ".join([*(f"{name} {version(name)}" for name in packages), f"SQLite {sqlite3.sqlite_version}"])
     return (
         f"{datetime.now(UTC):%Y-%m-%d}; {os.cpu_count()} CPUs ({platform.system()}, {platform.machine()}), load "
         f"{load:.1f} before the start; Python {platform.python_version()}; {parts}."
@@ -115,9 +116,20 @@ def write(machine: str, sections: list[Section], latencies: dict[str, dict[int, 
     RESULTS.mkdir(exist_ok=True)
     _draw(latencies).savefig(RESULTS / f"{NAME}.png", bbox_inches="tight", metadata={"Software": None})
     picture = f"![{alternative_text(latencies)}]({NAME}.png)"
-    first, *rest = map(_markdown, sections)
+    first, *rest = map(markdown, sections)
     parts = ["# The sandbox's Pipelines API, measured", INTRODUCTION, machine, first, picture, *rest]
     (RESULTS / f"{NAME}.md").write_text("\n\n".join(parts) + "\n")
+
+
+def markdown(section: Section) -> str:
+    """Return a table in Markdown, with its title and remark."""
+    lines = [
+        " | ".join(section.columns),
+        " | ".join(["---", *["---:"] * (len(section.columns) - 1)]),
+        *(" | ".join(row) for row in section.rows),
+    ]
+    table = "\n".join(f"| {line} |" for line in lines)
+    return f"## {section.title}\n\n{table}\n\n{section.remark}"
 
 
 def _of_runs(found: StartUp) -> Section:
@@ -171,16 +183,6 @@ def _of_comparison(found: StartUp) -> Section:
         "sandbox makes an environment for it once; `kfp.local`, by default, for every task. With `use_venv=False`, "
         "tasks run in the environment of the notebook. `kfp.local` has no server, records or cache.",
     )
-
-
-def _markdown(section: Section) -> str:
-    lines = [
-        " | ".join(section.columns),
-        " | ".join(["---", *["---:"] * (len(section.columns) - 1)]),
-        *(" | ".join(row) for row in section.rows),
-    ]
-    table = "\n".join(f"| {line} |" for line in lines)
-    return f"## {section.title}\n\n{table}\n\n{section.remark}"
 
 
 def _draw(latencies: dict[str, dict[int, Latency]]) -> Figure:

@@ -7,60 +7,51 @@ container of its own, so each function imports what it needs inside itself.
 from kfp.dsl import Dataset, Output
 
 
-def unzip_func(bucket_name: str, zip_key: str, output_prefix: str) -> str:
+def unzip_func(
+    bucket_name: str,
+    zip_key: str,
+    output_prefix: str,
+    pattern: str = "*.csv",
+    max_gb: float = 100.0,
+    max_ratio: float = 200.0,
+) -> str:
     """Unpack the CSV files of a zip in S3 below a prefix of the same bucket; return that prefix."""
-    import tempfile
-    import zipfile
+    from pipelines.s3_uploads import Uploads
+    from pipelines.s3_zip import S3Zip
 
-    import boto3
-    from botocore.exceptions import ClientError
-
-    s3 = boto3.client("s3")
-    source, prefix = f"s3://{bucket_name}/{zip_key}", output_prefix.strip("/")
-    with tempfile.TemporaryFile() as downloaded:
-        try:
-            s3.download_fileobj(bucket_name, zip_key, downloaded)
-            archive = zipfile.ZipFile(downloaded)
-        except ClientError as error:
-            raise RuntimeError(f"cannot download {source}: {error}") from error
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{source} is not a whole zip file: {error}") from error
-        names = [n for n in archive.namelist() if n.lower().endswith(".csv") and not n.startswith("__MACOSX/")]
-        if not names:
-            raise ValueError(f"{source} holds no CSV file; the first names in it are {archive.namelist()[:5]}")
-        if locked := [member.filename for member in archive.infolist() if member.flag_bits & 1]:
-            raise ValueError(f"{source} is encrypted; zip it again without a password: {locked[:5]}")
-        if unsafe := [n for n in names if n.startswith("/") or ".." in n.split("/")]:
-            raise ValueError(f"{source} holds names that lead out of the prefix: {unsafe}")
-        for name in names:
-            with archive.open(name) as csv_file:
-                s3.upload_fileobj(csv_file, bucket_name, f"{prefix}/{name}".lstrip("/"))
+    prefix = output_prefix.strip("/")
+    archive = S3Zip(bucket_name, zip_key)  # reads its directory, a few kilobytes at the end of the zip
+    members = archive.members(pattern, max_gb, max_ratio)  # refuses what cannot be right, before anything is written
+    with Uploads(bucket_name, prefix) as uploads:
+        uploads.expect(members, zip_key)
+        for member in members:
+            uploads.add(member)  # inflated piece by piece; visible in S3 when it is whole and its CRC is right
+    print(f"files: {len(members)}; bytes: {uploads.sent:,}; fetched of the zip: {archive.source.transferred:,}")
     return prefix
 
 
-def csv_s3_reader(bucket_name: str, csv_path: str, csv_name: str, table: Output[Dataset]) -> int:
-    """Read one CSV file below a prefix in S3 with pandas; pass it on as a dataset and return its number of rows."""
-    import difflib
-
-    import boto3
+def csv_s3_reader(
+    bucket_name: str,
+    csv_path: str,
+    csv_name: str,
+    table: Output[Dataset],
+    separator: str = "",
+    encoding: str = "",
+) -> int:
+    """Read one CSV file below a prefix in S3; pass it on as a dataset and return its number of rows."""
     import pandas as pd
 
-    s3 = boto3.client("s3")
-    prefix = f"{csv_path}/".lstrip("/")
-    key = prefix + csv_name
-    try:
-        body = s3.get_object(Bucket=bucket_name, Key=key)["Body"]
-    except s3.exceptions.NoSuchKey:
-        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket_name, Prefix=prefix)
-        names = [item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", [])]
-        lower = {name.lower(): name for name in names}
-        nearest = [lower[name] for name in difflib.get_close_matches(csv_name.lower(), lower, cutoff=0.0)]
-        raise FileNotFoundError(f"s3://{bucket_name}/{key} is not there; nearest names: {nearest}") from None
+    from pipelines.csv_tables import CsvFile, UnusualCsv
 
-    rows = 0
-    with open(table.path, "w", newline="") as output:
-        for chunk in pd.read_csv(body, chunksize=100_000, dtype=str, keep_default_na=False):
-            chunk.to_csv(output, index=False, header=rows == 0)
-            rows += len(chunk)
+    file = CsvFile(bucket_name, csv_path, csv_name, separator, encoding)  # if it is not there: names the nearest
+    try:
+        rows = file.pass_on(table.path)  # UTF-8 with commas, as most files: byte for byte
+    except UnusualCsv as unusual:
+        print(f"pandas reads {file.address}, which {unusual}")
+        rows = 0
+        with file.open() as source, open(table.path, "w", newline="", encoding="utf-8") as output:
+            for chunk in pd.read_csv(source, dtype=str, keep_default_na=False, **file.options):
+                chunk.to_csv(output, header=rows == 0, **file.plain)
+                rows += len(chunk)
     table.metadata["rows"] = rows
     return rows

@@ -51,7 +51,7 @@ def test_the_lock_satisfies_every_dependency_of_pyproject(pyproject, path):
         assert all(requirement.specifier.contains(version) for version in locked), f"{text}, but locked: {locked}"
 
 
-@pytest.mark.parametrize("path", LOCKS)
+@pytest.mark.parametrize("path", [*LOCKS, "benchmarks/requirements.txt"])
 def test_every_package_in_the_lock_has_hashes_and_none_an_address(path):
     lock = (ROOT / path).read_text()
     entries = re.split(r"\n(?=[A-Za-z0-9])", lock)
@@ -95,9 +95,11 @@ def test_tasks_run_with_what_the_component_image_holds_and_nothing_else(capfd):
     code = """if True:
         import importlib.util
         import boto3, kfp.dsl, pandas, sklearn.linear_model
-        print([name for name in ("jupyterlab", "moto", "pipelines", "workshop") if importlib.util.find_spec(name)])
+        print([name for name in ("jupyterlab", "moto", "workshop") if importlib.util.find_spec(name)])
     """
     assert _output(str(folder / "bin/python3"), "-c", code).strip() == "[]"
+    code = "import pipelines.s3_zip; print(pipelines.__file__)"
+    assert Path(_output(str(folder / "bin/python3"), "-c", code).strip()).resolve() == ROOT / "pipelines/__init__.py"
     assert _output(str(folder / "bin/python3"), "-m", "pip", "--version").startswith("pip ")
 
 

@@ -296,7 +296,7 @@ def test_a_table_says_where_the_seconds_went(sandbox, tmp_path, workshop_command
     assert kernel > 0 and imports > 0 and kernel + imports + work <= total + 0.2
 
 
-@pytest.mark.parametrize(("number", "wanted"), [("00", set()), ("03", set()), ("04", {"pandas", "kfp"})])
+@pytest.mark.parametrize(("number", "wanted"), [("00", set()), ("03", set()), ("04", {"pandas", "kfp", "matplotlib"})])
 def test_a_lesson_imports_only_what_it_uses(s3, work, parameters, number, wanted):
     """No lesson pays for a library that it does not need."""
     lesson = toc.select([number])[0]

@@ -17,12 +17,13 @@ POLICY = {
     "Statement": [
         {
             "Effect": "Allow",
-            "Action": ["s3:ListBucket", "s3:GetBucketLocation"],
+            "Action": ["s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads"],
             "Resource": "arn:aws:s3:::my-bucket",
         },
         {
             "Effect": "Allow",
-            "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
+            "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
+            + ["s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"],
             "Resource": "arn:aws:s3:::my-bucket/*",
         },
     ],

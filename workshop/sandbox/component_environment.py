@@ -2,7 +2,8 @@
 
 A component that imports something which its image lacks must fail on this machine too, so tasks do not run in the
 environment of the notebooks. This one is made from `docker/component/requirements.txt`, at the first call, and made
-anew when that file or the Python has changed.
+anew when that file or the Python has changed. The package `pipelines`, which the image holds as well, is linked into
+it, so that tasks import it as it is now.
 """
 
 import fcntl
@@ -23,6 +24,7 @@ from workshop.project import ROOT
 from workshop.sandbox.supervisor import SandboxError
 
 REQUIREMENTS = ROOT / "docker" / "component" / "requirements.txt"
+PIPELINES = ROOT / "pipelines"
 LOCATION = ROOT / ".component"
 # Written last: a folder without it is half made. It holds which Python and platform the folder is for.
 READY = ".ready"
@@ -85,7 +87,8 @@ def main() -> None:
 
 def _fingerprint() -> str:
     """Return the name of the folder: another one for each lock, Python and platform."""
-    parts = (REQUIREMENTS.read_bytes(), platform.python_version().encode(), sysconfig.get_platform().encode())
+    python = (platform.python_version(), sysconfig.get_platform(), str(PIPELINES))
+    parts = (REQUIREMENTS.read_bytes(), *(part.encode() for part in python))
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
 
@@ -138,9 +141,15 @@ def _make(folder: Path, lock: int) -> None:
     # uv takes the Python that this one was made from, so that the environment does not depend on .venv.
     _uv(lock, "venv", "--no-project", "--python", sys.executable, str(folder))
     _uv(lock, "pip", "sync", "--require-hashes", "--python", str(python), str(REQUIREMENTS))
+    _link_pipelines(folder)
     _compile(lock, folder)
     (folder / READY).write_text(_kind())
     _delete_replaced(folder)
+
+
+def _link_pipelines(folder: Path) -> None:
+    for packages in folder.glob("lib/python*/site-packages"):
+        (packages / PIPELINES.name).symlink_to(PIPELINES, target_is_directory=True)
 
 
 def _uv(lock: int, *arguments: str) -> None:

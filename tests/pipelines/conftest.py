@@ -1,0 +1,67 @@
+"""What the tests of components share: zips in S3, and what is below a prefix."""
+
+import io
+import zipfile
+
+import boto3
+import pytest
+
+from pipelines import s3 as s3_module
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    """Do not wait long before a request is made again."""
+    monkeypatch.setattr(s3_module, "LONGEST_PAUSE_SECONDS", 0.02)
+
+
+@pytest.fixture
+def bucket(s3, bucket):
+    """The test's bucket, gone after it: SeaweedFS has room for as many buckets as there are GB left on the disk."""
+    yield bucket
+    own = boto3.Session().resource("s3", endpoint_url=s3.meta.endpoint_url).Bucket(bucket)
+    own.objects.delete()
+    for upload in own.multipart_uploads.all():
+        upload.abort()
+    own.delete()
+
+
+@pytest.fixture
+def put_zip(s3, bucket):
+    """Make a zip of files and put it into S3; return its key."""
+
+    def put(files: dict[str, str | bytes], key="data.zip", method=zipfile.ZIP_DEFLATED) -> str:
+        s3.put_object(Bucket=bucket, Key=key, Body=zipped(files, method))
+        return key
+
+    return put
+
+
+@pytest.fixture
+def objects(s3, bucket):
+    """Return what is below a prefix, by key."""
+
+    def read(prefix: str) -> dict[str, bytes]:
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        return {key: s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+
+    return read
+
+
+@pytest.fixture
+def unfinished(s3, bucket):
+    """Return the keys of multipart uploads that have begun and not ended."""
+
+    def look() -> list[str]:
+        return [item["Key"] for item in s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
+
+    return look
+
+
+def zipped(files: dict[str, str | bytes], method=zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
