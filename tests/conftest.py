@@ -56,7 +56,7 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     """Skip what takes long, unless it is asked for."""
     if os.environ.get("WORKSHOP_TEST_SLOW") != "1":
-        reason = "takes long: the AWS CLI starts dozens of times; to run it: WORKSHOP_TEST_SLOW=1 pytest -m slow"
+        reason = "takes long; to run it: WORKSHOP_TEST_SLOW=1 pytest -m slow, as .ci/run does"
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason=reason))

@@ -81,6 +81,7 @@ def test_lesson_01_alone_shows_what_it_would_build_and_builds_nothing(sandbox, w
     assert f"10 hours: ${10 * hourly + volumes:.2f}; forgotten for a month: $" in text
 
 
+@pytest.mark.slow
 def test_lesson_02_alone_makes_another_repository_and_lets_the_nodes_pull(sandbox, work, parameters):
     result = run("02", work, parameters | {"repository": "another/components"})
     assert {line.partition(";")[0] for line in result.skipped} <= {
@@ -95,6 +96,7 @@ def test_lesson_02_alone_makes_another_repository_and_lets_the_nodes_pull(sandbo
     assert (work / "Dockerfile").read_text() == (ROOT / "docker" / "component" / "Dockerfile").read_text()
 
 
+@pytest.mark.slow
 def test_lesson_09_alone_deletes_nothing_without_your_word_and_everything_with_it(sandbox, work, parameters):
     sandbox.up()
     apply(sandbox.environment())
@@ -112,6 +114,7 @@ def test_lesson_09_alone_deletes_nothing_without_your_word_and_everything_with_i
     assert session.client("iam").list_roles()["Roles"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "skips"), [("01", 4), ("02", 4), ("09", 3)])
 def test_without_an_aws_account_the_shell_steps_say_so_and_the_lesson_reaches_its_end(
     s3, work, parameters, monkeypatch, number, skips
@@ -215,6 +218,7 @@ def test_lesson_06_runs_unchanged_on_a_configured_endpoint_that_has_only_the_con
     assert all("to run it:" in line for line in result.skipped)
 
 
+@pytest.mark.slow
 def test_all_in_reverse_order_and_then_once_more_on_one_sandbox(sandbox, work, parameters, olist_zip):
     clean_up, *backwards = (lesson.name for lesson in reversed(toc.lessons()))
     run(clean_up, work, parameters)

@@ -96,7 +96,14 @@ def test_it_stays_in_the_foreground_until_it_is_ended_and_leaves_nothing_behind(
     environment = {**shell.environment, "TMPDIR": str(tmp_path / "left")}
     (tmp_path / "left").mkdir()
     with subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # What ignores Ctrl-C hands that down, such as a shell that runs these tests in the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         while "Ctrl-C" not in (line := running.stderr.readline()):
             assert line, "it ended by itself"

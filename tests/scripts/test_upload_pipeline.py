@@ -83,6 +83,7 @@ def test_the_first_run_uploads_and_the_second_changes_nothing(upload, one):
     assert versions("say-it") == ["say-it"]
 
 
+@pytest.mark.slow
 def test_another_file_becomes_a_version_named_by_its_content_or_by_you(upload, one, two):
     assert upload(one, "--name", "two-of-them").returncode == 0
     assert "as the version v-" in upload(two, "--name", "two-of-them").stdout
@@ -92,6 +93,7 @@ def test_another_file_becomes_a_version_named_by_its_content_or_by_you(upload, o
     assert len(versions("two-of-them")) == 2
 
 
+@pytest.mark.slow
 def test_a_version_is_never_replaced_nor_taken_for_another_file(upload, one, two, three):
     upload(one, "--name", "fixed", "--version", "v1")
     upload(two, "--name", "fixed", "--version", "v1")

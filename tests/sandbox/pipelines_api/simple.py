@@ -47,6 +47,7 @@ def slow(seconds: float = 60.0):
 @dsl.pipeline(name="failing")
 def failing(text: str = "a reason"):
     said = say(text="before")
+    said.set_caching_options(False)
     fail(text=text).after(said)
 
 
