@@ -33,6 +33,7 @@ lock: .venv/.ready  ## write every file of locked requirements anew from pyproje
 		--output-file docker/component/requirements.txt
 	@$(LOCK) --group build --output-file docker/build-requirements.txt
 	@$(LOCK) --group bench --output-file benchmarks/requirements.txt
+	@$(LOCK) --group manifests --output-file tests/deploy/requirements.txt
 
 clean:  ## stop the sandbox; delete it, its data, the build folder and the environments
 	@if [ -x .venv/bin/workshop ]; then env -u WORKSHOP_SANDBOX_DIR $(PYTHON_IN_VENV) -m workshop sandbox down; fi

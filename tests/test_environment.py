@@ -1,5 +1,6 @@
 """The files that fix versions hold together, and the environments are made from them anywhere."""
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -314,3 +315,8 @@ def _caches() -> dict[str, str]:
         "CURL_",
     )
     return {name: value for name, value in os.environ.items() if name.upper().startswith(wanted)}
+
+
+def test_nothing_that_kfp_would_import_without_need_is_in_the_environment():
+    """`kubernetes`, which kfp imports, imports this when it is there, and with it seconds of grammar."""
+    assert importlib.util.find_spec("kubernetes_validate") is None

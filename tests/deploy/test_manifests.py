@@ -1,12 +1,14 @@
 """`deploy/`: what Kubernetes, eksctl, kind and IAM are sent is what these take, as far as it can be known here."""
 
 import copy
+import importlib
 import json
 import re
+import subprocess
+import sys
 
 import cfnlint.api
 import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
 from moto.iam.aws_managed_policies import aws_managed_policies_data
@@ -155,8 +157,27 @@ def pods(document: dict) -> list[dict]:
     return []
 
 
-def check(document: dict) -> None:
+@pytest.fixture(scope="module")
+def kubernetes_validate(tmp_path_factory):
+    """The validator with Kubernetes' own schemas, from a folder of its own; pyproject.toml says why."""
+    folder = str(tmp_path_factory.mktemp("validator"))
+    requirements = str(ROOT / "tests" / "deploy" / "requirements.txt")
+    install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--require-hashes", "--target", folder]
+    subprocess.run([*install, "--requirement", requirements], check=True)
+    sys.path.append(folder)
+    yield importlib.import_module("kubernetes_validate")
+    sys.path.remove(folder)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "kubernetes_validate"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def check(kubernetes_validate):
     """Raise what is wrong with a document: a field that its owner does not know, or a value of the wrong type."""
+    return lambda document: check_with(kubernetes_validate, document)
+
+
+def check_with(kubernetes_validate, document: dict) -> None:
     schema = SCHEMAS.get(document["kind"])
     if schema:
         jsonschema.validate(document, schema)
@@ -169,7 +190,7 @@ POLICIES = sorted((DEPLOY / "iam").glob("*.json"))
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_document_has_only_fields_that_its_owner_knows(name):
+def test_every_document_has_only_fields_that_its_owner_knows(check, name):
     check(DOCUMENTS[name])
 
 
@@ -187,7 +208,7 @@ def test_every_document_has_only_fields_that_its_owner_knows(name):
     ],
     ids=str,
 )
-def test_a_misspelled_field_would_be_seen(name, path):
+def test_a_misspelled_field_would_be_seen(check, kubernetes_validate, name, path):
     document = copy.deepcopy(DOCUMENTS[name])
     place = document
     for step in path:

@@ -344,9 +344,8 @@ def without_what_varies(text: str) -> str:
     text = re.sub(uploads, "", text)
     # Lesson 02: the registry, and what the nodes may do, are as they should be the second time.
     text = re.sub(r"(?m)^(made the repository|the repository|python-components keeps) .*\n", "", text)
-    text = re.sub(
-        r"(?m)^cluster kubeflow-demo\n( {2,6}\S.*\n)+((attached|check_node|all nodes|a pod with) .*\n)*", "", text
-    )
+    nodes = r"(?m)^(cluster kubeflow-demo| {2,6}\S.*|(attached|check_node_access|all nodes may|a pod with an).*)\n"
+    text = re.sub(nodes, "", text)
     text = re.sub(r"(?m)^ *\d+\.\d s  (unzip-func|csv-s3-reader|the run) .*\n", "", text)  # what depends on speed
     for line in said_once:
         text = text.replace(line, "")

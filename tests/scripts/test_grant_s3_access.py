@@ -22,8 +22,13 @@ POLICY = {
         },
         {
             "Effect": "Allow",
-            "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
-            + ["s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"],
+            "Action": [
+                "s3:GetObject",
+                "s3:PutObject",
+                "s3:DeleteObject",
+                "s3:AbortMultipartUpload",
+                "s3:ListMultipartUploadParts",
+            ],
             "Resource": "arn:aws:s3:::my-bucket/*",
         },
     ],
