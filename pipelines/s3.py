@@ -163,17 +163,17 @@ class S3Object:
         """
         pieces = ((at, min(at + BLOCK, end)) for start, end in spans for at in range(start, end, BLOCK))
         ahead: deque[tuple[int, Future]] = deque()
-        with ThreadPoolExecutor(BLOCKS_AHEAD, thread_name_prefix="read") as pool:
-            try:
-                for piece in pieces:
-                    ahead.append((piece[0], pool.submit(self.read, *piece)))
-                    if len(ahead) == BLOCKS_AHEAD:
-                        start, block = ahead.popleft()
-                        yield start, block.result()
-                for start, block in ahead:
+        pool = ThreadPoolExecutor(BLOCKS_AHEAD, thread_name_prefix="read")
+        try:
+            for piece in pieces:
+                ahead.append((piece[0], pool.submit(self.read, *piece)))
+                if len(ahead) == BLOCKS_AHEAD:
+                    start, block = ahead.popleft()
                     yield start, block.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+            for start, block in ahead:
+                yield start, block.result()
+        finally:
+            _let_end(pool)
 
     def whole(self) -> Iterator[bytes]:
         """Return all bytes, block after block; the next few are fetched meanwhile.
@@ -249,14 +249,23 @@ def keys_below(bucket: str, prefix: str) -> Iterator[str]:
 
 def _ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """Return blocks, of which a thread fetches the next few meanwhile."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
-        try:
-            ahead = deque(pool.submit(next, blocks, None) for _ in range(BLOCKS_AHEAD))
-            while (block := ahead.popleft().result()) is not None:
-                ahead.append(pool.submit(next, blocks, None))
-                yield block
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="read")
+    try:
+        ahead = deque(pool.submit(next, blocks, None) for _ in range(BLOCKS_AHEAD))
+        while (block := ahead.popleft().result()) is not None:
+            ahead.append(pool.submit(next, blocks, None))
+            yield block
+    finally:
+        _let_end(pool)
+
+
+def _let_end(pool: ThreadPoolExecutor) -> None:
+    """Let a pool's threads end, without waiting for them.
+
+    A generator that nobody reads to its end is closed by the garbage collector, in whatever thread that happens to run:
+    also in one that is just starting and holds the lock that waiting for a thread needs. That would wait for ever.
+    """
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _code(error: Any) -> str:

@@ -1,8 +1,10 @@
 """What S3 and the network do wrong: it is tried again, or it ends with an error that names the object."""
 
 import os
+import threading
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from faulty_s3 import Faults, faulty_s3
@@ -11,7 +13,7 @@ from kfp.dsl import Dataset
 from pipelines import s3 as s3_module
 from pipelines import s3_uploads
 from pipelines.components import csv_s3_reader, unzip_func
-from pipelines.s3 import S3Error
+from pipelines.s3 import S3Error, S3Object
 
 BIG = "number,other\n" + "".join(f"{number * 7919 % 1_000_003},{number}\n" for number in range(450_000))
 # Longer than S3 takes on a busy machine.
@@ -119,3 +121,16 @@ def test_a_table_that_keeps_coming_damaged_is_an_error(s3, bucket, spoiled):
     spoiled("damaged answer", "GET", "in/t.csv", 1000)
     with pytest.raises((S3Error, ValueError), match=r"in/t\.csv"):
         csv_s3_reader(bucket, "in", "t.csv", Dataset(uri="table.csv"))
+
+
+def test_a_reader_that_was_given_up_is_cleared_away_without_waiting_for_its_threads(s3, bucket):
+    """The garbage collector may close it in a thread that is just starting, which can wait for no other."""
+    s3.put_object(Bucket=bucket, Key="large", Body=bytes(12 << 20))
+    blocks = S3Object(bucket, "large").blocks([(0, 12 << 20)])
+    next(blocks)
+    with patch.object(threading.Thread, "join", side_effect=AssertionError("it waited for a thread")):
+        blocks.close()
+    whole = S3Object(bucket, "large").whole()
+    next(whole)
+    with patch.object(threading.Thread, "join", side_effect=AssertionError("it waited for a thread")):
+        whole.close()
