@@ -15,6 +15,7 @@ from pipelines import s3_uploads
 from pipelines.components import csv_s3_reader, unzip_func
 from pipelines.s3 import S3Error, S3Object
 
+pytestmark = pytest.mark.slow
 BIG = "number,other\n" + "".join(f"{number * 7919 % 1_000_003},{number}\n" for number in range(450_000))
 # Longer than S3 takes on a busy machine.
 TIMEOUT_SECONDS = 1.2

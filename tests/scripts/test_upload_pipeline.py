@@ -103,6 +103,7 @@ def test_a_version_is_never_replaced_nor_taken_for_another_file(upload, one, two
     assert "has a version v1 already, made from another file" in changed.stderr and changed.stdout == ""
 
 
+@pytest.mark.slow
 def test_dry_run_changes_nothing_and_prints_what_can_be_pasted(upload, one, s3):
     shown = upload(one, "--name", "a 'dry' name", "--dry-run")
     assert shown.returncode == 0 and versions("a 'dry' name") == []
@@ -131,6 +132,7 @@ def test_a_file_that_is_missing_or_no_pipeline_is_named(upload, tmp_path):
     assert other.returncode == 1 and "other.yaml is not a compiled pipeline" in other.stderr
 
 
+@pytest.mark.slow
 def test_a_refusal_of_the_server_is_shown_with_its_reason(upload, one, tmp_path):
     text = (tmp_path / one).read_text().replace("schemaVersion: 2.1.0", "schemaVersion: 2.9.0")
     (tmp_path / "new.yaml").write_text(text)
@@ -151,6 +153,7 @@ def test_a_missing_kfp_is_3_with_how_to_get_it(upload, one):
     assert done.returncode == 3 and "pip install kfp==" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_secret_is_in_no_output_even_with_set_x(upload, one):
     secret = os.environ["KF_PIPELINES_ENDPOINT"].rpartition("/")[2]
     traced = upload(one, "--name", "traced", SHELLOPTS="xtrace")
