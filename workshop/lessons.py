@@ -68,7 +68,7 @@ def run(lessons: list[Lesson], output: Path = BUILD / "lessons", parameters: Map
     Returns:
         A `Result` for each lesson.
     """
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 100)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 110)
     _check_names(lessons, parameters or {})
     prepare_folder(output)
     results = []
