@@ -65,6 +65,7 @@ def test_lesson_00_alone(sandbox, work, parameters):
     assert "you are in account 123456789012" in text and "kubeflow-demo 1.34" in text
 
 
+@pytest.mark.slow
 def test_lesson_01_alone_shows_what_it_would_build_and_builds_nothing(sandbox, work, parameters):
     result = run("01", work, parameters | {"nodes": 4, "hours": 10})
     assert [line.partition(";")[0] for line in result.skipped][-2:] == [
@@ -129,6 +130,7 @@ def test_without_an_aws_account_the_shell_steps_say_so_and_the_lesson_reaches_it
     assert all("; to " in line for line in result.skipped)
 
 
+@pytest.mark.slow
 def test_lesson_03_alone_uploads_another_zip_to_another_bucket(sandbox, work, parameters, olist_zip):
     result = run("03", work, parameters)
     assert keys(sandbox) == {olist_zip.name: olist_zip.stat().st_size}
@@ -136,6 +138,7 @@ def test_lesson_03_alone_uploads_another_zip_to_another_bucket(sandbox, work, pa
     assert "olist_orders_dataset.csv" in printed(result.notebook)
 
 
+@pytest.mark.slow
 def test_lesson_04_alone_unpacks_another_zip_below_another_prefix(sandbox, work, parameters, olist_zip):
     run("04", work, parameters)
     assert keys(sandbox) == members(olist_zip) | {olist_zip.name: olist_zip.stat().st_size}
@@ -153,6 +156,7 @@ def test_lesson_05_alone_compiles_and_runs_with_another_image_and_table(sandbox,
         assert [artifact.read_bytes() for artifact in artifacts] == [archive.read(CSV)]
 
 
+@pytest.mark.slow
 def test_lesson_06_alone_uploads_runs_and_explains_two_failures(sandbox, work, parameters, olist_zip):
     result = run("06", work, parameters)
     assert result.skipped == []
@@ -201,6 +205,7 @@ class OnlyTheContract(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_lesson_06_runs_unchanged_on_a_configured_endpoint_that_has_only_the_contract(
     sandbox, work, parameters, monkeypatch
 ):
@@ -230,6 +235,7 @@ def test_all_in_reverse_order_and_then_once_more_on_one_sandbox(sandbox, work, p
         assert without_what_varies(second[name]) == without_what_varies(first[name])
 
 
+@pytest.mark.slow
 def test_two_at_the_same_time_on_a_sandbox_that_neither_found_running(sandbox, tmp_path, olist_zip, workshop_command):
     def run_in(folder: str):
         arguments = ["run", "04", "05", "--output", str(tmp_path / folder), "-p", f"zip_path={olist_zip}"]
@@ -300,6 +306,7 @@ def test_a_table_says_where_the_seconds_went(sandbox, tmp_path, workshop_command
     assert kernel > 0 and imports > 0 and kernel + imports + work <= total + 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "wanted"), [("00", set()), ("03", set()), ("04", {"pandas", "kfp", "matplotlib"})])
 def test_a_lesson_imports_only_what_it_uses(s3, work, parameters, number, wanted):
     """No lesson pays for a library that it does not need."""

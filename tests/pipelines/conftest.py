@@ -3,7 +3,6 @@
 import io
 import zipfile
 
-import boto3
 import pytest
 
 from pipelines import s3 as s3_module
@@ -13,17 +12,6 @@ from pipelines import s3 as s3_module
 def short_pauses(monkeypatch):
     """Do not wait long before a request is made again."""
     monkeypatch.setattr(s3_module, "LONGEST_PAUSE_SECONDS", 0.02)
-
-
-@pytest.fixture
-def bucket(s3, bucket):
-    """The test's bucket, gone after it: SeaweedFS has room for as many buckets as there are GB left on the disk."""
-    yield bucket
-    own = boto3.Session().resource("s3", endpoint_url=s3.meta.endpoint_url).Bucket(bucket)
-    own.objects.delete()
-    for upload in own.multipart_uploads.all():
-        upload.abort()
-    own.delete()
 
 
 @pytest.fixture

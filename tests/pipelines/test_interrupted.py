@@ -10,8 +10,6 @@ import pytest
 from pipelines import s3_uploads
 from pipelines.components import unzip_func
 
-# `WORKSHOP_KILLS=50 pytest tests/pipelines/test_interrupted.py` takes a minute or two.
-KILLS = int(os.environ.get("WORKSHOP_KILLS", "8"))
 SEED = 20261124
 QUIET_SECONDS = 0.3
 CHANCE = random.Random(SEED)
@@ -61,15 +59,16 @@ def run_to_its_end(start) -> None:
     assert process.exitcode == 0
 
 
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_run_that_was_killed_at_any_moment_and_is_run_again_ends_as_if_it_had_not_been(
-    s3, bucket, start, objects, unfinished
+    s3, bucket, start, objects, unfinished, kills
 ):
     run_to_its_end(start)  # the fork server imports
     begun = time.monotonic()
     run_to_its_end(start)
     whole = time.monotonic() - begun
     left_behind = visible = 0
-    for _ in range(KILLS):
+    for _ in range(kills):
         for key in EXPECTED:
             s3.delete_object(Bucket=bucket, Key=key)
         process = start()
@@ -82,7 +81,8 @@ def test_a_run_that_was_killed_at_any_moment_and_is_run_again_ends_as_if_it_had_
         run_to_its_end(start)
         assert objects("out/") == EXPECTED
         assert unfinished() == []
-    assert left_behind and visible, "no kill came while something was being sent"
+    if kills == 50:  # of few, it may be that none comes at such a moment
+        assert left_behind and visible, "no kill came while something was being sent"
 
 
 def test_runs_at_the_same_time_to_the_same_prefix_end_whole(start, objects, unfinished):

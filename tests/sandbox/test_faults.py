@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import boto3
 import psutil
@@ -120,6 +122,7 @@ def test_a_server_killed_mid_way_is_started_again_where_it_was(sandbox):
     assert client(sandbox).list_buckets()["Buckets"] == []
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_is_replaced(sandbox, monkeypatch):
     monkeypatch.setattr(supervisor_module, "ANSWER_WITHIN_SECONDS", 1)
     sandbox.up()
@@ -273,3 +276,40 @@ def test_a_server_that_never_answers_is_given_up_and_ended(tmp_path, monkeypatch
     with pytest.raises(SandboxError, match=r"does not answer after 1 s[\s\S]*waiting"):
         supervisor.up()
     assert left_processes(sandbox) == []
+
+
+def test_a_full_disk_is_named_with_a_way_out(sandbox, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=99 * 2**20))
+    with pytest.raises(SandboxError, match=r"only 99 MB are free on the disk of .*WORKSHOP_SANDBOX_DIR"):
+        sandbox.up()
+    assert not pids(sandbox)
+
+
+def test_a_disk_with_less_than_one_gb_has_room_for_many_buckets(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    code = """
+        import sys
+        from pathlib import Path
+        import boto3
+        from workshop.sandbox import Sandbox, apply
+        sandbox = Sandbox(Path(sys.argv[1]) / "sandbox")
+        sandbox.up()
+        try:
+            apply(sandbox.environment())
+            s3 = boto3.client("s3")
+            for number in range(3):
+                s3.create_bucket(Bucket=f"bucket-{number}")
+                s3.put_object(Bucket=f"bucket-{number}", Key="key", Body=b"content")
+        finally:
+            sandbox.down()
+    """
+    private = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.getuid() else [])]
+    small = f"mount -t tmpfs -o size=256m tmpfs {shlex.quote(str(disk))}"
+    if not shutil.which("unshare") or subprocess.run([*private, "sh", "-c", small], capture_output=True).returncode:
+        pytest.skip("a small disk cannot be mounted here; to run it: Linux, as root or with user namespaces")
+    command = [sys.executable, "-c", textwrap.dedent(code), str(disk)]
+    done = subprocess.run(
+        [*private, "sh", "-c", f"{small} && exec {shlex.join(command)}"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

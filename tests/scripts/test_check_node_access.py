@@ -83,6 +83,7 @@ def test_a_policy_of_your_own_with_a_like_name_does_not_count(check, iam, cluste
     assert check().returncode == 1
 
 
+@pytest.mark.slow
 def test_a_dry_run_changes_nothing_and_pasted_does_the_same(check, shell, iam, cluster):
     before = policies(iam, cluster)
     shown = check("--fix", "--dry-run")

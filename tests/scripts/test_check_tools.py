@@ -145,6 +145,7 @@ def test_what_aws_refuses_is_told_with_what_to_do(shell, said, status, advice):
     assert done.returncode == status and said in done.stderr and advice in done.stderr
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_does_not_answer_is_named(shell, account):
     done = shell.run("check_tools.sh", "aws", AWS_ENDPOINT_URL="http://127.0.0.1:1")
     assert done.returncode == 1 and "does not answer" in done.stderr and "127.0.0.1:1" in done.stderr

@@ -103,6 +103,7 @@ def test_a_role_that_was_half_made_or_changed_is_put_right(grant, iam, cluster):
     assert found == POLICY
 
 
+@pytest.mark.slow
 def test_a_dry_run_changes_nothing_and_pasted_does_the_same(grant, shell, iam, cluster):
     shown = grant("--dry-run")
     assert shown.returncode == 0, shown.stderr

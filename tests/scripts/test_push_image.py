@@ -164,6 +164,7 @@ def test_public_ecr_is_asked_in_its_one_region(shell, image):
     assert done.stdout.splitlines()[-1] == f"public.ecr.aws/a1b2/python-components@{DIGEST}"
 
 
+@pytest.mark.slow
 def test_a_dry_run_changes_nothing_and_what_it_prints_does_the_same(shell, ecr):
     dry = shell.run("push_image.sh", "--dry-run")
     assert dry.returncode == 0, dry.stderr

@@ -24,6 +24,9 @@ __all__ = ["Sandbox", "SandboxError"]
 # Nothing of a real account or cluster may reach a client that talks to the sandbox.
 FOREIGN_PREFIXES = ("AWS_", "KF_PIPELINES_")
 
+# What a run of all lessons leaves below the folder, rounded up.
+ROOM_MB = 100
+
 # A kubeconfig whose one cluster nobody can reach, and whose name says why.
 NO_CLUSTER = """\
 apiVersion: v1
@@ -83,7 +86,8 @@ class Sandbox:
             runner: what tasks of pipelines are run with from now on, "subprocess" or "docker"; as before by default.
 
         Raises:
-            SandboxError: a server does not start, the folder cannot be written, or there is no such runner here.
+            SandboxError: a server does not start, the folder cannot be written, its disk is full, or there is no such
+                runner here.
         """
         from workshop.sandbox.component_environment import ensure
 
@@ -92,6 +96,7 @@ class Sandbox:
             self._choose_runner(runner)
         ensure()
         supervisor = self._supervisor(self._identity())
+        self._check_room()
         if what_is_missing():
             supervisor.servers = [server for server in supervisor.servers if server.name != Registry.name]
         account = supervisor.up()[AwsAccount.name].address
@@ -212,6 +217,15 @@ class Sandbox:
         if missing := [name for name, record in records.items() if record is None]:
             raise SandboxError(f"not running in the sandbox: {', '.join(missing)}. Start it: workshop sandbox up")
         return records
+
+    def _check_room(self) -> None:
+        """Say in time that the disk is full: S3 would answer with an internal error that names nothing."""
+        free = shutil.disk_usage(self.directory).free // 2**20
+        if free < ROOM_MB:
+            raise SandboxError(
+                f"only {free} MB are free on the disk of {self.directory}; the sandbox needs {ROOM_MB}. Make room, or "
+                "set WORKSHOP_SANDBOX_DIR to a folder on another disk."
+            )
 
     def _choose_runner(self, runner: str) -> None:
         if runner not in RUNNERS:

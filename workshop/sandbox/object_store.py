@@ -53,6 +53,9 @@ class ObjectStore(Server):
             "-admin.ui=false",
             "-master.telemetry=false",
             "-master.volumeSizeLimitMB=1024",
+            # Every bucket has a volume of its own, which grows with what it holds. Left to itself, SeaweedFS allows as
+            # many as there are whole GB free: on a small disk, the sixth bucket would be refused.
+            "-volume.max=10000",
             f"-s3.config={self._write_identities()}",
             "-s3.iam=false",
             # As on AWS: an upload to a bucket that is not there fails, and so does deleting one that is not empty.

@@ -17,7 +17,6 @@ from workshop.sandbox.pipelines_api.dispatcher import RUN_MARK, Dispatcher
 from workshop.sandbox.pipelines_api.tables import Run, Store, keep_manifest
 from workshop.sandbox.supervisor import MARK
 
-KILLS = 50
 SEED = 20261124
 
 
@@ -58,12 +57,13 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def test_fifty_kills_at_random_moments_lose_nothing_and_leave_nothing(sandbox, compiled, echo):
+@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_lose_nothing_and_leave_nothing(sandbox, compiled, echo, kills):
     chance = random.Random(SEED)
     sandbox.up()
     slow = compiled(simple.slow)
     experiments, pipelines, runs = set(), set(), set()
-    for turn in range(KILLS):
+    for turn in range(kills):
         api = Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])
         begun = time.monotonic()
         moment = chance.uniform(0, 0.4)
@@ -90,7 +90,9 @@ def test_fifty_kills_at_random_moments_lose_nothing_and_leave_nothing(sandbox, c
         ended = api.await_state(run)
         assert ended["state"] in ("SUCCEEDED", "FAILED")
         assert ended["state"] == "SUCCEEDED" or "etry the run" in ended["error"]["message"], ended
-    assert len(runs) >= KILLS // 2 and {api.get(run)["state"] for run in runs} == {"SUCCEEDED", "FAILED"}
+    assert len(runs) >= kills // 2
+    if kills == 50:  # of few, it may be that none has hit a run
+        assert {api.get(run)["state"] for run in runs} == {"SUCCEEDED", "FAILED"}
     assert experiments <= everything(api, "/experiments", "experiment_id")
     assert pipelines <= everything(api, "/pipelines", "pipeline_id")
     for run in runs:
