@@ -78,5 +78,5 @@ fi
 note "Ctrl-C ends it"
 "${forward[@]}" >/dev/null &
 forwarding=$!
-trap 'kill "$forwarding" 2>/dev/null || true; note "closed"; exit 0' INT TERM
+trap 'kill "$forwarding" 2>/dev/null || true; wait "$forwarding" 2>/dev/null || true; note "closed"; exit 0' INT TERM
 wait "$forwarding" || fail "the way to the dashboard broke off; run this again. Does the cluster still run?"
