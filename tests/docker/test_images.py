@@ -16,6 +16,8 @@ import docker
 import pytest
 from filelock import FileLock
 
+from workshop import toc
+from workshop.lessons import prepare_folder, run_one
 from workshop.project import ROOT
 
 pytestmark = pytest.mark.docker
@@ -54,8 +56,8 @@ def engine() -> docker.DockerClient:
 
 
 @pytest.fixture(scope="session")
-def script(engine, tmp_path_factory):
-    """Call a script of the images with a `docker` that can build, on images that debootstrap has made."""
+def environment(engine, tmp_path_factory) -> dict[str, str]:
+    """What makes the scripts take a `docker` that can build, and an image that debootstrap has made."""
     with FileLock(tmp_path_factory.getbasetemp().parent / "image.lock"):
         try:
             base_image.ensure(engine)
@@ -63,9 +65,14 @@ def script(engine, tmp_path_factory):
             pytest.skip(str(error))
     programs = tmp_path_factory.mktemp("programs")
     (programs / "docker").symlink_to(base_image.client_that_builds())
+    return {"PATH": f"{programs}:{os.environ['PATH']}", "COMPONENT_BASE_IMAGE": base_image.PLAIN}
+
+
+@pytest.fixture(scope="session")
+def script(environment, tmp_path_factory):
+    """Call a script of the images."""
     base = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "WORKSHOP_", "REGISTRY"))}
-    base |= {"PATH": f"{programs}:{os.environ['PATH']}", "COMPONENT_BASE_IMAGE": base_image.PLAIN}
-    base |= {"WORKSHOP_SETTINGS": str(programs / "none.env")}
+    base |= environment | {"WORKSHOP_SETTINGS": str(tmp_path_factory.getbasetemp() / "none.env")}
 
     def call(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
         command = [str(ROOT / "scripts" / name), *arguments]
@@ -212,6 +219,14 @@ def test_pushing_again_pushes_nothing_and_names_the_same_digest(script, pushed, 
     again = script("push_image.sh", REGISTRY=shared_sandbox.environment()["REGISTRY"])
     assert again.stdout == f"{pushed}\n" and "there already; nothing to do" in again.stderr
     assert pushed.partition("/")[2].startswith("python-components@sha256:")
+
+
+def test_lesson_02_gives_the_image_by_its_digest(environment, pushed, s3, tmp_path):
+    os.environ |= environment
+    prepare_folder(tmp_path / "work")
+    result = run_one(toc.select(["02"])[0], tmp_path / "work", {})
+    assert not result.error and not result.skipped, result.error or result.skipped
+    assert (tmp_path / "work" / "image.txt").read_text().split()[-1] == pushed
 
 
 def test_building_again_builds_nothing(script, component):
