@@ -253,7 +253,7 @@ def _write(machine: str, sections: list[Section], found: dict[str, Measured]) ->
     _draw(found).savefig(report.RESULTS / f"{NAME}.png", bbox_inches="tight", metadata={"Software": None})
     picture = f"![{_alternative_text(found)}]({NAME}.png)"
     title = "# The component image beside a naive one, measured"
-    parts = [title, INTRODUCTION, machine, *map(report._markdown, sections), picture]
+    parts = [title, INTRODUCTION, machine, *map(report.markdown, sections), picture]
     (report.RESULTS / f"{NAME}.md").write_text("\n\n".join(parts) + "\n")
 
 
