@@ -19,7 +19,7 @@ def unzip_func(
     from pipelines.s3_uploads import Uploads
     from pipelines.s3_zip import S3Zip
 
-    prefix = output_prefix.strip("/")
+    prefix = "/".join(filter(None, output_prefix.split("/")))
     archive = S3Zip(bucket_name, zip_key)  # reads its directory, a few kilobytes at the end of the zip
     members = archive.members(pattern, max_gb, max_ratio)  # refuses what cannot be right, before anything is written
     with Uploads(bucket_name, prefix) as uploads:
@@ -43,15 +43,19 @@ def csv_s3_reader(
 
     from pipelines.csv_tables import CsvFile, UnusualCsv
 
-    file = CsvFile(bucket_name, csv_path, csv_name, separator, encoding)  # if it is not there: names the nearest
-    try:
-        rows = file.pass_on(table.path)  # UTF-8 with commas, as most files: byte for byte
-    except UnusualCsv as unusual:
-        print(f"pandas reads {file.address}, which {unusual}")
+    def rewrite() -> int:
         rows = 0
         with file.open() as source, open(table.path, "w", newline="", encoding="utf-8") as output:
             for chunk in pd.read_csv(source, dtype=str, keep_default_na=False, **file.options):
                 chunk.to_csv(output, header=rows == 0, **file.plain)
                 rows += len(chunk)
+        return rows
+
+    file = CsvFile(bucket_name, csv_path, csv_name, separator, encoding)  # if it is not there: names the nearest
+    try:
+        rows = file.pass_on(table.path)  # UTF-8 with commas, as most files: byte for byte
+    except UnusualCsv as unusual:
+        print(f"pandas reads {file.address}, which {unusual}")
+        rows = file.read_whole(rewrite)
     table.metadata["rows"] = rows
     return rows

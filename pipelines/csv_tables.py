@@ -10,7 +10,7 @@ import difflib
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -19,12 +19,21 @@ from pipelines.s3 import S3Error, S3Object, attempt, keys_below
 SAMPLE = 1 << 20
 BUFFER = 256 << 10
 SAMPLED_ROWS = 20
-LONGEST_ROW = 64 << 20
-# How many values pandas holds at a time.
-VALUES = 500_000
+LONGEST_ROW = 8 << 20
+# How many values pandas holds at a time, and how many bytes of the file.
+VALUES, HELD = 500_000, 16 << 20
 # The first one wins where two fit as well.
 SEPARATORS = ",;\t|"
-MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+MARKS = {
+    b"\xef\xbb\xbf": "utf-8-sig",
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+# A letter beyond ASCII in UTF-8, and a byte that may be one elsewhere.
+LETTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
+HIGH = re.compile(rb"[\x80-\xff]")
 # Where Windows-1252 has no letter, Latin-1 has a control character.
 NOT_WINDOWS = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 QUOTED = re.compile(rb'"[^"]*"')
@@ -67,16 +76,25 @@ class CsvFile:
     """
 
     def __init__(self, bucket: str, path: str, name: str, separator: str = "", encoding: str = "") -> None:
-        self._object = _find(bucket, f"{path}/".lstrip("/"), name)
+        separator, encoding = _checked_separator(separator), _checked_encoding(encoding)
+        if not name.strip("/"):
+            raise ValueError(f"csv_name is {name!r}; give the name of a file, such as flights.csv")
+        self._object = _find(bucket, f"{path.strip('/')}/".lstrip("/"), name.lstrip("/"))
         self.address = self._object.address
         sample = attempt(f"read the start of {self.address}", self._sample)
-        if not sample.strip():
-            raise ValueError(f"{self.address} is empty: it has no header and no rows ({self._object.size} bytes)")
         self._given = bool(encoding)
+        self._is_utf_8 = False
         self.encoding = encoding or _encoding(sample)
         if not self.encoding:
-            raise ValueError(f"{self.address} is no text, so no CSV file; it begins with {sample[:8]!r}")
-        rows = _rows_of(_text(sample, self.encoding))
+            raise ValueError(
+                f"{self.address} is no text, so no CSV file; it begins with {sample[:8]!r}, and has a zero byte at "
+                f"{sample.find(0):,}"
+            )
+        text = _text(sample, self.encoding)
+        if not text.strip():
+            raise ValueError(f"{self.address} is empty: it has no header and no rows ({self._object.size} bytes)")
+        rows = _rows_of(text)
+        self._row_bytes = len(sample) // len(text.splitlines())
         self.separator = separator or _separator(rows)
         self.columns = rows[0].count(self.separator) + 1
         if self.separator == "," and all(map(_is_number, rows[0].split(","))):
@@ -85,7 +103,7 @@ class CsvFile:
     @property
     def options(self) -> dict[str, Any]:
         """What `pandas.read_csv` must be told to read the file in pieces."""
-        rows = max(1, VALUES // self.columns)
+        rows = max(1, min(VALUES // self.columns, HELD // max(1, self._row_bytes)))
         return {"sep": self.separator, "encoding": self.encoding, "chunksize": rows, "index_col": False}
 
     @property
@@ -116,29 +134,41 @@ class CsvFile:
             self.encoding = unusual.encoding or self.encoding
             raise
 
+    def read_whole(self, read: Callable[[], int]) -> int:
+        """Call what reads the file by `open`, and call it again when what came was damaged on its way.
+
+        Raises:
+            ValueError: from `open`.
+            S3Error: S3 fails.
+        """
+        return attempt(f"read {self.address}", read)
+
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """Return the file to read from; what pandas cannot understand becomes an error that names the file."""
+        """Return the file to read from; what pandas cannot understand becomes an error that names the file.
+
+        Raises:
+            ValueError: it is no table, or not in this encoding.
+            ConnectionError: it came damaged.
+        """
         from pandas.errors import EmptyDataError, ParserError, ParserWarning
 
+        blocks = self._object.whole()
         try:
             # Else pandas would drop what a row holds beyond the header's fields.
             with warnings.catch_warnings():
                 warnings.simplefilter("error", ParserWarning)
-                yield io.BufferedReader(_Stream(self._object), BUFFER)
+                yield io.BufferedReader(_Stream(blocks), BUFFER)
         except UnicodeError as error:
+            _to_the_end(blocks)
             raise ValueError(f"{self.address} is not written in {self.encoding}; name its encoding: {error}") from error
         except (EmptyDataError, ParserError, ParserWarning) as error:
+            _to_the_end(blocks)
             raise ValueError(f"{self.address} cannot be read as a table: {error}") from error
-        except ConnectionError as error:
-            raise S3Error(f"cannot read {self.address}: {error}") from error
 
     def _sample(self) -> bytes:
         """Return the first bytes. Nothing tells whether they are right, but that they come twice."""
-        first, second = (self._object.read(0, min(SAMPLE, self._object.size)) for _ in range(2))
-        if first != second:
-            raise ConnectionError("it came differently the second time")
-        return first
+        return self._object.read_twice(0, min(SAMPLE, self._object.size))
 
     def _pass_on_once(self, path: str) -> int:
         table = _Table(self.address, self.columns)
@@ -151,8 +181,7 @@ class CsvFile:
                     table.add(piece)
                     output.write(piece)
         except (UnusualCsv, ValueError):
-            for _ in blocks:  # the file may be fine, and damaged on its way: then its end raises something else
-                pass
+            _to_the_end(blocks)
             raise
         if table.short:
             print(f"{table.short:,} rows of {self.address} have fewer fields than the header; the last are missing")
@@ -163,9 +192,16 @@ class CsvFile:
             return
         try:
             piece.decode()
+            self._is_utf_8 = True
         except UnicodeDecodeError as error:
             if self._given:
                 raise ValueError(f"{self.address} is not written in {self.encoding}: {error}") from None
+            if self._is_utf_8 or _is_mostly_utf_8(piece):
+                around = piece[max(0, error.start - 20) : error.start + 20]
+                raise ValueError(
+                    f"{self.address} is UTF-8, but for the byte 0x{piece[error.start]:02x} in {around!r}; mend it, or "
+                    "name the encoding"
+                ) from None
             encoding = _one_byte_encoding(piece)
             raise UnusualCsv(f"is not UTF-8, and is taken for {encoding}", encoding) from None
 
@@ -181,6 +217,8 @@ class _Table:
 
     def add(self, piece: bytes) -> None:
         """Look at rows that follow those before; only the very last one may lack its line break."""
+        if b"\0" in piece:
+            raise ValueError(f"{self._address} is no text, so no CSV file: it holds zero bytes")
         if b"\r" in piece and piece.count(b"\r") != piece.count(b"\r\n"):
             raise UnusualCsv("has carriage returns that end lines alone")
         outline = piece.translate(None, CONTENT) + (b"" if piece.endswith(b"\n") else b"\n")
@@ -212,10 +250,10 @@ class _Table:
 
 
 class _Stream(io.RawIOBase):
-    """An object's bytes, in order."""
+    """Blocks of bytes as a file."""
 
-    def __init__(self, source: S3Object) -> None:
-        self._blocks, self._block = source.whole(), memoryview(b"")
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks, self._block = blocks, memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -227,6 +265,26 @@ class _Stream(io.RawIOBase):
         buffer[: len(taken)] = taken
         self._block = self._block[len(taken) :]
         return len(taken)
+
+
+def _to_the_end(blocks: Iterator[bytes]) -> None:
+    """Read the rest of what is no table. It may be fine, and damaged on its way: then its end says so."""
+    for _ in blocks:
+        pass
+
+
+def _checked_separator(separator: str) -> str:
+    separator = {"\\t": "\t", "tab": "\t"}.get(separator, separator)
+    if len(separator) > 1 or separator in ('"', "\n", "\r"):
+        raise ValueError(f"separator is {separator!r}; it must be one character, such as ; or \\t, or empty")
+    return separator
+
+
+def _checked_encoding(encoding: str) -> str:
+    try:
+        return encoding and codecs.lookup(encoding).name
+    except LookupError:
+        raise ValueError(f"encoding is {encoding!r}, which Python does not know; try utf-8, cp1252 or utf-16") from None
 
 
 def _find(bucket: str, prefix: str, name: str) -> S3Object:
@@ -246,7 +304,7 @@ def _encoding(sample: bytes) -> str:
         if sample.startswith(mark):
             return encoding
     if b"\0" not in sample:
-        return "utf-8" if _is_utf_8(sample) else _one_byte_encoding(sample)
+        return "utf-8" if _is_utf_8(sample) or _is_mostly_utf_8(sample) else _one_byte_encoding(sample)
     # UTF-16 without its mark: every other byte of Latin letters is zero.
     for encoding, high in (("utf-16-le", sample[1::2]), ("utf-16-be", sample[::2])):
         if high.count(0) > 0.7 * len(high):
@@ -261,6 +319,11 @@ def _is_utf_8(sample: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def _is_mostly_utf_8(text: bytes) -> bool:
+    """Tell whether of the letters beyond ASCII more are written in UTF-8 than are not."""
+    return len(LETTER.findall(text)) > len(HIGH.findall(LETTER.sub(b"", text)))
 
 
 def _one_byte_encoding(sample: bytes) -> str:

@@ -1,8 +1,10 @@
 """S3 for components: a client, retries that end with a message, and an object that is read piece by piece."""
 
 import base64
+import hashlib
 import os
 import random
+import re
 import threading
 import time
 from collections import deque
@@ -126,6 +128,7 @@ class S3Object:
         address: for messages.
         size: in bytes.
         checksum: the CRC-32 of the whole object, where S3 keeps one; else None.
+        md5: its MD5, where S3 keeps one and no CRC-32; else None.
         requests: how many ranges were read.
         transferred: how many bytes came with them.
 
@@ -137,12 +140,11 @@ class S3Object:
         self.bucket, self.key, self.address = bucket, key, f"s3://{bucket}/{key}"
         self.requests = self.transferred = 0
         self._lock = threading.Lock()
-        head = attempt(
-            f"read {self.address}", lambda: client().head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-        )
+        head = attempt(f"read {self.address}", self._head)
         self.size: int = head["ContentLength"]
         self._version = head["ETag"]
         self.checksum = head.get("ChecksumCRC32") if "-" not in head.get("ChecksumCRC32", "-") else None
+        self.md5 = None if self.checksum else _md5(head)
 
     def read(self, start: int, end: int) -> bytes:
         """Return the bytes from `start` up to, not including, `end`."""
@@ -151,6 +153,17 @@ class S3Object:
         found = attempt(f"read bytes {start:,} to {end:,} of {self.address}", lambda: self._read_once(start, end))
         self._count(len(found))
         return found
+
+    def read_twice(self, start: int, end: int) -> bytes:
+        """Return bytes that came the same two times: for those of which no checksum tells whether they are right."""
+
+        def both() -> bytes:
+            first, second = self.read(start, end), self.read(start, end)
+            if first != second:
+                raise ConnectionError("they came differently the second time")
+            return first
+
+        return attempt(f"read bytes {start:,} to {end:,} of {self.address}", both)
 
     def blocks(self, spans: Iterable[Sequence[int]]) -> Iterator[tuple[int, bytes]]:
         """Return the bytes of spans, one block after another; the next few are fetched meanwhile.
@@ -181,16 +194,20 @@ class S3Object:
         They come in the answer to one request, because a server that keeps the object packed unpacks it once then.
 
         Raises:
-            ConnectionError: at the end, when they have another CRC-32 than S3 keeps.
+            ConnectionError: at the end, when they have another CRC-32 or MD5 than S3 keeps.
         """
         from isal import isal_zlib
 
-        crc = 0
+        crc, md5 = 0, hashlib.md5(usedforsecurity=False)
         for block in _ahead(self._in_one_answer()):
             crc = isal_zlib.crc32(block, crc)
+            if self.md5:
+                md5.update(block)
             yield block
         if self.checksum not in (None, base64.b64encode(crc.to_bytes(4, "big")).decode()):
             raise ConnectionError("what came has another CRC-32 than S3 keeps for it")
+        if self.md5 not in (None, md5.hexdigest()):
+            raise ConnectionError("what came has another MD5 than S3 keeps for it")
 
     def _in_one_answer(self) -> Iterator[bytes]:
         """Return all bytes; where an answer breaks off, the rest is asked for."""
@@ -211,6 +228,17 @@ class S3Object:
             block = attempt(f"read {self.address} from byte {position:,} on", read_on)
             position += len(block)
             yield block
+
+    def _head(self) -> dict:
+        """Ask for what S3 says of the object. The answer to HEAD has no words: why it is refused, GET tells."""
+        from botocore.exceptions import ClientError
+
+        try:
+            return client().head_object(Bucket=self.bucket, Key=self.key, ChecksumMode="ENABLED")
+        except ClientError as error:
+            if _code(error) in ("400", "403"):
+                client().get_object(Bucket=self.bucket, Key=self.key, Range="bytes=0-0")["Body"].close()
+            raise
 
     def _count(self, size: int) -> None:
         with self._lock:
@@ -268,6 +296,16 @@ def _let_end(pool: ThreadPoolExecutor) -> None:
     pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _md5(head: dict) -> str | None:
+    """Return the MD5 that an object's ETag is, unless it came in parts or is encrypted with a key of one's own.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
+    """
+    etag = head["ETag"].strip('"')
+    plain = head.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in head
+    return etag if plain and re.fullmatch("[0-9a-f]{32}", etag) else None
+
+
 def _code(error: Any) -> str:
     return error.response.get("Error", {}).get("Code", "")
 
@@ -282,6 +320,10 @@ def _hint(code: str) -> str:
     hints = {
         "404": "there is no such object or bucket",
         "403": "the credentials do not allow it, or it is not there",
+        "AccessDenied": "the credentials do not allow it, or it is not there",
+        "ExpiredToken": "the credentials were good for some time only: get new ones",
+        "InvalidAccessKeyId": "is AWS_ACCESS_KEY_ID the one of this S3?",
+        "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY does not belong to AWS_ACCESS_KEY_ID",
         "PreconditionFailed": "it was replaced while it was read; run this again",
         "RequestTimeTooSkewed": "the clock of this machine is wrong: set it",
     }

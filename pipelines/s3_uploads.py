@@ -70,8 +70,10 @@ class Uploads:
             source_key: the key from which it comes, which must not be overwritten.
 
         Raises:
-            ValueError: S3 would not take a key.
+            ValueError: S3 would not take a key, or one would lie elsewhere.
         """
+        if {".", ".."} & set(self._prefix.split("/")):
+            raise ValueError(f"output_prefix {self._prefix!r} must not have . or .. between its slashes")
         keys = {self._key(source) for source in sources}
         if too_long := [key for key in keys if len(key.encode()) > LONGEST_KEY]:
             raise ValueError(

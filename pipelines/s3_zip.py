@@ -8,6 +8,7 @@ import bz2
 import fnmatch
 import io
 import re
+import stat
 import struct
 import unicodedata
 import zipfile
@@ -42,7 +43,7 @@ class WrongMember(ValueError):
     """What a member holds is not what the zip's directory says."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Member:
     """A file in the zip.
 
@@ -100,17 +101,21 @@ class S3Zip:
         Raises:
             ValueError: there are none, or they cannot be unpacked as they are.
         """
+        if not (max_gb > 0 and max_ratio > 0):  # which is so for what is no number, too
+            raise ValueError(f"max_gb is {max_gb:g} and max_ratio {max_ratio:g}; both must be more than 0")
         named = [(_name(info), info) for info in self._directory]
         wanted = [(name, info) for name, info in named if _matches(name, pattern) and not name.endswith("/")]
         if not wanted:
             raise ValueError(f"{self.address} {_nothing(pattern, [name for name, _ in named])}")
         self._refuse("are encrypted; zip again without a password", [n for n, info in wanted if info.flag_bits & 0x41])
+        self._refuse("are links to other files", [name for name, info in wanted if _is_link(info)])
         self._refuse("hold control characters", [name for name, _ in wanted if _has_control(name)])
         self._refuse("lead out of the prefix", [name for name, _ in wanted if _leads_out(name)])
         unknown = [f"{n} (method {i.compress_type})" for n, i in wanted if i.compress_type not in _INFLATERS]
         self._refuse("are compressed in a way that is not known here; zip again with deflate", unknown)
         self._refuse("are patches", [name for name, info in wanted if info.flag_bits & 0x20])
         found = sorted((self._member(name, info) for name, info in wanted), key=lambda member: member.offset)
+        self._refuse("name no file", [name for name, _ in wanted if not _clean(name)])
         self._refuse("are there twice", _twice([member.name for member in found]))
         self._refuse(f"are longer than {LONGEST_NAME} bytes between two /", _too_long(found))
         self._refuse("lie over one another: this is no honest zip", _overlapping(found))
@@ -122,9 +127,8 @@ class S3Zip:
         def pieces() -> Iterator[bytes]:
             return self._unpacked(member)
 
-        clean = "/".join(part for part in name.split("/") if part not in ("", "."))
         member = Member(
-            clean, info.file_size, info.CRC, info.compress_size, info.header_offset, info.compress_type, pieces
+            _clean(name), info.file_size, info.CRC, info.compress_size, info.header_offset, info.compress_type, pieces
         )
         return member
 
@@ -189,7 +193,7 @@ class _Seekable(io.RawIOBase):
     def __init__(self, source: S3Object) -> None:
         self._source, self._position = source, 0
         self._tail_start = max(0, source.size - TAIL)
-        self._tail = source.read(self._tail_start, source.size)
+        self._tail = source.read_twice(self._tail_start, source.size)
 
     def seekable(self) -> bool:
         return True
@@ -214,7 +218,7 @@ class _Seekable(io.RawIOBase):
             return self._tail[start - self._tail_start : max(0, end - self._tail_start)]
         if end - start > LARGEST_DIRECTORY:
             raise zipfile.BadZipFile(f"its directory is larger than {LARGEST_DIRECTORY >> 20} MB")
-        return self._source.read(start, end)
+        return self._source.read_twice(start, end)
 
 
 class _Reader:
@@ -303,6 +307,14 @@ def _nothing(pattern: str, names: list[str]) -> str:
     inner = [name for name in names if name.lower().endswith(".zip")]
     advice = f"; unpack {_short(inner[0])!r}, a zip in it, first" if inner else ""
     return f"holds no {kind}; the first names in it are {[_short(name) for name in names[:5]]}{advice}"
+
+
+def _clean(name: str) -> str:
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+def _is_link(info: zipfile.ZipInfo) -> bool:
+    return info.create_system == 3 and stat.S_ISLNK(info.external_attr >> 16)
 
 
 def _has_control(name: str) -> bool:

@@ -1,12 +1,15 @@
 """What S3 and the network do wrong: it is tried again, or it ends with an error that names the object."""
 
 import os
+import re
 import threading
 import time
 from pathlib import Path
 from unittest.mock import patch
 
+import boto3
 import pytest
+from botocore.config import Config
 from faulty_s3 import Faults, faulty_s3
 from kfp.dsl import Dataset
 
@@ -91,6 +94,49 @@ def test_a_table_arrives_whole_though_reading_fails(s3, bucket, spoiled, fault, 
     assert csv_s3_reader(bucket, "in", "t.csv", Dataset(uri="table.csv")) == 450_000
     assert faults.seen == 3
     assert Path("table.csv").read_bytes() == BIG.encode()
+
+
+def test_a_directory_that_comes_damaged_is_read_again(bucket, put_zip, objects, spoiled):
+    key = put_zip({"a.csv": "a\n", "b.csv": "b\n"})
+    faults = spoiled("damaged answer", "GET", key, 1)
+    unzip_func(bucket, key, "out")
+    assert faults.seen == 1
+    assert objects("out/") == {"out/a.csv": b"a\n", "out/b.csv": b"b\n"}
+
+
+def test_a_table_without_a_crc_is_compared_with_its_etag(s3, bucket, spoiled):
+    plain = boto3.Session().client("s3", config=Config(request_checksum_calculation="when_required"))
+    plain.put_object(Bucket=bucket, Key="in/t.csv", Body=BIG.encode())
+    faults = spoiled("damaged answer", "GET", "in/t.csv", 1, 2)
+    assert csv_s3_reader(bucket, "in", "t.csv", Dataset(uri="table.csv")) == 450_000
+    assert faults.seen == 1
+    assert Path("table.csv").read_bytes() == BIG.encode()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
+@pytest.mark.parametrize("fault", [*READS, "damaged answer"])
+def test_a_table_that_pandas_reads_arrives_whole_though_reading_fails(s3, bucket, spoiled, fault, encoding):
+    text = "number;ö\n" + "".join(f"{number};2\n" for number in range(400_000))
+    s3.put_object(Bucket=bucket, Key="in/t.csv", Body=text.encode(encoding))
+    # Its start is read first, twice.
+    faults = spoiled(fault, "GET", "in/t.csv", 1, 2)
+    assert csv_s3_reader(bucket, "in", "t.csv", Dataset(uri="table.csv")) == 400_000
+    assert faults.seen == 1
+    assert Path("table.csv").read_text("utf-8") == text.replace(";", ",")
+
+
+@pytest.mark.parametrize(
+    ("variable", "why"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY does not belong to AWS_ACCESS_KEY_ID"),
+        ("AWS_ACCESS_KEY_ID", "is AWS_ACCESS_KEY_ID the one of this S3?"),
+    ],
+)
+def test_keys_that_are_wrong_are_named(bucket, put_zip, variable, why):
+    key = put_zip({"a.csv": "x\n"})
+    os.environ[variable] = "another"
+    with pytest.raises(S3Error, match=rf"cannot read s3://{bucket}/data\.zip: .*{re.escape(why)}"):
+        unzip_func(bucket, key, "out")
 
 
 @pytest.mark.parametrize(

@@ -142,11 +142,44 @@ def test_what_pandas_reads_though_it_is_unusual_is_a_plain_table_afterwards(read
         (b"a;b\n1;2;3\n1;2;3\n", "cannot be read as a table"),
         (b'a,b\n1,"2\n3,4\n', "cannot be read as a table"),
         (b"PK\x03\x04\0\0\0\0", r"is no text, so no CSV file; it begins with b'PK"),
+        (b"a,b\n1,\0\n", r"is no text, so no CSV file; .* has a zero byte at 6"),
+        (b"a,b\n" + b"1,2\n" * 300_000 + b"3,\0\n", "is no text, so no CSV file: it holds zero bytes"),
+        (b"\xef\xbb\xbf\r\n", "is empty"),
+        (b"\xff\xfe", "is empty"),
+        ("id,name\n1,Zoë\n2,Käthe\n".encode() + b"3,caf\xe9\n", "is UTF-8, but for the byte 0xe9 in .*caf"),
+        (b"id,name\n" + "1,Zoë\n".encode() * 200_000 + b"2,caf\xe9\n", "is UTF-8, but for the byte 0xe9"),
     ],
 )
 def test_what_is_no_table_is_named(read, bucket, content, why):
     with pytest.raises(ValueError, match=rf"s3://{bucket}/in/\d+\.csv {why}"):
         read(content)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"separator": "::"}, "separator is '::'; it must be one character"),
+        ({"encoding": "bogus"}, "encoding is 'bogus', which Python does not know"),
+    ],
+)
+def test_options_that_cannot_be_are_named(read, options, why):
+    with pytest.raises(ValueError, match=why):
+        read(b"a,b\n1,2\n", **options)
+
+
+@pytest.mark.parametrize("separator", ["\t", "\\t", "tab"])
+def test_a_tab_may_be_named_as_people_type_it(read, separator):
+    assert read(b"a\tb\n1\t2\n", separator=separator) == (1, b"a,b\r\n1,2\r\n")
+
+
+def test_utf_32_is_known_by_its_mark(read):
+    assert read("a;ö\n1;2\n".encode("utf-32")) == (1, "a,ö\r\n1,2\r\n".encode())
+
+
+@pytest.mark.parametrize("path", ["in", "in/", "/in/"])
+def test_a_path_may_have_slashes_around_it(s3, bucket, path):
+    s3.put_object(Bucket=bucket, Key="in/t.csv", Body=b"a,b\n1,2\n")
+    assert csv_s3_reader(bucket, path, "t.csv", Dataset(uri="table.csv")) == 1
 
 
 def test_rows_that_are_too_short_are_counted_and_kept(read, capsys):

@@ -126,7 +126,7 @@ def test_many_small_members_cost_few_reads(s3, bucket, put_zip):
     assert [b"".join(member.pieces()) for member in archive.members()] == [
         f"a\n{number}\n".encode() for number in range(500)
     ]
-    assert archive.source.requests <= 2
+    assert archive.source.requests <= 3  # the directory twice
 
 
 def test_a_member_can_be_read_again_and_out_of_order(bucket, put_zip):
@@ -196,6 +196,33 @@ def test_names_that_cannot_be_keys_are_refused_before_anything_is_written(bucket
     with pytest.raises(ValueError, match=why):
         unzip_func(bucket, key, "out")
     assert objects("out") == {}
+
+
+def test_a_link_is_refused_before_anything_is_written(s3, bucket, objects):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        link = zipfile.ZipInfo("link.csv")
+        link.create_system, link.external_attr = 3, 0o120777 << 16
+        archive.writestr(link, "../../elsewhere.csv")
+    s3.put_object(Bucket=bucket, Key="data.zip", Body=content.getvalue())
+    with pytest.raises(ValueError, match=r"names that are links to other files: \['link.csv'\]"):
+        unzip_func(bucket, "data.zip", "out")
+    assert objects("out") == {}
+
+
+@pytest.mark.parametrize("limit", ["max_gb", "max_ratio"])
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_a_limit_that_limits_nothing_is_named(bucket, put_zip, limit, value):
+    with pytest.raises(ValueError, match=f"{limit}.* must be more than 0"):
+        unzip_func(bucket, put_zip({"a.csv": "x\n"}), "out", **{limit: value})
+
+
+def test_a_prefix_that_leads_elsewhere_is_refused_and_slashes_are_put_right(bucket, put_zip, objects):
+    key = put_zip({"a.csv": "x\n"})
+    with pytest.raises(ValueError, match=r"output_prefix '../out/' must not have"):
+        unzip_func(bucket, key, "../out")
+    assert unzip_func(bucket, key, "/q//x/") == "q/x"
+    assert objects("q") == {"q/x/a.csv": b"x\n"}
 
 
 def test_folders_and_what_macos_adds_are_left_out(bucket, put_zip, objects):
