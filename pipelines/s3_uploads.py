@@ -59,7 +59,9 @@ class Uploads:
         self._lock = threading.Lock()
         self._open: dict[str, str] = {}
         self._lost: list[Source] = []
+        self._keys: set[str] = set()
         self._left: dict[tuple[str, str], Any] = {}
+        self._may_have_left = False
         self._noticed = 0.0
 
     def expect(self, sources: list[Any], source_key: str = "") -> None:
@@ -81,7 +83,7 @@ class Uploads:
             )
         if source_key in keys:
             raise ValueError(f"s3://{self._bucket}/{source_key} would overwrite itself; choose another output_prefix")
-        self._left = self._unfinished(keys)
+        self._keys, self._left = keys, self._unfinished(keys)
         self._noticed = time.monotonic()
 
     def add(self, source: Source) -> None:
@@ -118,6 +120,9 @@ class Uploads:
             self._workers.await_all()
         if self._lost:
             raise S3Error(f"s3://{self._bucket}/{self._key(self._lost[0])}: somebody aborts its upload again and again")
+        if self._may_have_left:
+            self._left |= self._unfinished(self._keys)
+            self._noticed = time.monotonic()
         self._abort_left()
 
     def _key(self, source: Source) -> str:
@@ -154,7 +159,15 @@ class Uploads:
     def _begin(self, source: Source) -> "_Upload":
         key = self._key(source)
         kind = {"ContentType": KIND, "ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
-        upload = _Upload(source, self._ask("begin to write", "create_multipart_upload", key, **kind)["UploadId"])
+        tries = 0
+
+        def begin() -> dict:
+            nonlocal tries
+            tries += 1
+            return client().create_multipart_upload(Bucket=self._bucket, Key=key, **kind)
+
+        upload = _Upload(source, attempt(f"begin to write s3://{self._bucket}/{key}", begin)["UploadId"])
+        self._may_have_left |= tries > 1  # S3 may have begun one of which no answer came
         self._open[upload.id] = key
         return upload
 
