@@ -83,7 +83,6 @@ class CsvFile:
         self.address = self._object.address
         sample = attempt(f"read the start of {self.address}", self._sample)
         self._given = bool(encoding)
-        self._is_utf_8 = False
         self.encoding = encoding or _encoding(sample)
         if not self.encoding:
             raise ValueError(
@@ -172,6 +171,7 @@ class CsvFile:
 
     def _pass_on_once(self, path: str) -> int:
         table = _Table(self.address, self.columns)
+        self._has_utf_8 = False
         mark = 3 if self.encoding == "utf-8-sig" else 0
         blocks = self._object.whole()
         try:
@@ -192,11 +192,11 @@ class CsvFile:
             return
         try:
             piece.decode()
-            self._is_utf_8 = True
+            self._has_utf_8 = True
         except UnicodeDecodeError as error:
             if self._given:
                 raise ValueError(f"{self.address} is not written in {self.encoding}: {error}") from None
-            if self._is_utf_8 or _is_mostly_utf_8(piece):
+            if self._has_utf_8 or _is_mostly_utf_8(piece):
                 around = piece[max(0, error.start - 20) : error.start + 20]
                 raise ValueError(
                     f"{self.address} is UTF-8, but for the byte 0x{piece[error.start]:02x} in {around!r}; mend it, or "

@@ -188,7 +188,7 @@ def _directory(source: S3Object) -> tuple[list[zipfile.ZipInfo], int]:
 
 
 class _Seekable(io.RawIOBase):
-    """The object as a file that `zipfile` can read its directory from: one request for most zips, else two."""
+    """The object as a file that `zipfile` can read its directory from: one range for most, each read twice."""
 
     def __init__(self, source: S3Object) -> None:
         self._source, self._position = source, 0

@@ -97,7 +97,7 @@ def _images(text) -> Iterator[str]:
 
 def _code_cell(number: int, cell) -> Iterator[str]:
     lines = cell.source.splitlines()
-    if len(lines) > LONGEST_CELL and not cell.source.startswith("%%writefile"):  # a file is shown whole
+    if len(lines) > LONGEST_CELL:
         yield f"code cell {number} has {len(lines)} lines; {LONGEST_CELL} is the most"
     if "raises-exception" in _tags(cell):
         yield f"code cell {number} is tagged raises-exception"

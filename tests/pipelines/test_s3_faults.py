@@ -4,10 +4,12 @@ import os
 import re
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
 
 import boto3
+import botocore.auth
 import pytest
 from botocore.config import Config
 from faulty_s3 import Faults, faulty_s3
@@ -136,6 +138,14 @@ def test_keys_that_are_wrong_are_named(bucket, put_zip, variable, why):
     key = put_zip({"a.csv": "x\n"})
     os.environ[variable] = "another"
     with pytest.raises(S3Error, match=rf"cannot read s3://{bucket}/data\.zip: .*{re.escape(why)}"):
+        unzip_func(bucket, key, "out")
+
+
+def test_a_wrong_clock_is_named(bucket, put_zip, monkeypatch):
+    key = put_zip({"a.csv": "x\n"})
+    real = botocore.auth.get_current_datetime
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: real() + timedelta(hours=2))
+    with pytest.raises(S3Error, match=rf"s3://{bucket}/data\.zip: .*\(the clock of this machine is wrong: set it\)"):
         unzip_func(bucket, key, "out")
 
 

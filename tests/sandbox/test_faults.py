@@ -285,6 +285,12 @@ def test_a_full_disk_is_named_with_a_way_out(sandbox, monkeypatch):
     assert not pids(sandbox)
 
 
+def test_a_sandbox_that_is_up_may_fill_its_disk(sandbox, monkeypatch):
+    sandbox.up()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    sandbox.up()
+
+
 def test_a_disk_with_less_than_one_gb_has_room_for_many_buckets(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
