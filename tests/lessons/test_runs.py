@@ -146,6 +146,7 @@ def test_lesson_04_alone_unpacks_another_zip_below_another_prefix(sandbox, work,
         assert (work / "table.csv").read_bytes() == archive.read(CSV)
 
 
+@pytest.mark.slow
 def test_lesson_05_alone_compiles_and_runs_with_another_image_and_table(sandbox, work, parameters, olist_zip):
     run("05", work, parameters)
     assert keys(sandbox).items() >= members(olist_zip).items()

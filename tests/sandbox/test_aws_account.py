@@ -40,6 +40,7 @@ def test_the_managed_policies_of_aws_can_be_attached(aws):
     assert aws("iam").get_policy(PolicyArn=arn)["Policy"]["PolicyName"] == "AmazonEC2ContainerRegistryPullOnly"
 
 
+@pytest.mark.slow
 def test_a_first_start_that_was_interrupted_is_made_good(sandbox):
     sandbox.up()
     sandbox.down()

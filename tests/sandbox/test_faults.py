@@ -165,6 +165,7 @@ def test_usual_ports_that_are_taken_are_avoided(sandbox):
         assert not set(ports) & {8333, 5005, 8889}
 
 
+@pytest.mark.slow
 def test_a_folder_deleted_while_up_leaves_no_orphan(sandbox):
     sandbox.up()
     orphans = set(pids(sandbox).values())
@@ -176,6 +177,7 @@ def test_a_folder_deleted_while_up_leaves_no_orphan(sandbox):
     assert client(sandbox).list_buckets()["Buckets"] == []
 
 
+@pytest.mark.slow
 def test_a_folder_deleted_while_up_is_no_obstacle_to_down(sandbox):
     sandbox.up()
     shutil.rmtree(sandbox.directory)
@@ -229,6 +231,7 @@ def test_keys_that_are_lost_while_up_are_replaced_on_both_sides(sandbox):
     assert client(sandbox).list_buckets()["Buckets"] == []
 
 
+@pytest.mark.slow
 def test_another_spelling_of_the_folder_is_the_same_sandbox(sandbox, tmp_path, workshop_command):
     sandbox.up()
     (tmp_path / "link").symlink_to(tmp_path)

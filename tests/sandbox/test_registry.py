@@ -91,6 +91,7 @@ def test_where_docker_is_clients_are_sent_to_the_registry(with_registry):
     assert call(with_registry, "GET", "/v2/").status == 200
 
 
+@pytest.mark.slow
 @needs_the_program
 def test_what_was_pushed_survives_a_restart(with_registry):
     digest = push_empty_image(with_registry, "some/image", "v1")

@@ -57,7 +57,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_lose_nothing_and_leave_nothing(sandbox, compiled, echo, kills):
     chance = random.Random(SEED)
     sandbox.up()
