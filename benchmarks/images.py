@@ -1,7 +1,7 @@
 """Measures the component image beside the one that old tutorials make: `python -m benchmarks.images`.
 
 Both are built here, on the same base, and run the same component, which does nothing. Needs Docker, and a base image:
-`python tests/base_image.py` makes the default one, as root with debootstrap. Prints tables, and writes them with a
+`python tests/support/base_image.py` makes the default one, as root with debootstrap. Prints tables, and writes them with a
 picture to `benchmarks/results`. It fails when something does not work, never because something is slow.
 """
 

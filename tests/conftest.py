@@ -114,6 +114,12 @@ def bucket(s3, request):
 
 
 @pytest.fixture
+def unique(request) -> str:
+    """A name that no other test uses on a shared sandbox."""
+    return f"test-{abs(hash(request.node.nodeid)) % 10**12:012}"
+
+
+@pytest.fixture
 def olist_zip(tmp_path):
     """A zip shaped like the Olist dataset: nine small CSV files."""
     path = tmp_path / "brazilian-ecommerce.zip"

@@ -11,11 +11,11 @@ import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
-import base_image
 import docker
 import pytest
 from filelock import FileLock
 
+from tests.support import base_image
 from workshop import toc
 from workshop.lessons import prepare_folder, run_one
 from workshop.project import ROOT

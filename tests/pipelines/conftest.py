@@ -1,11 +1,11 @@
 """What the tests of components share: zips in S3, and what is below a prefix."""
 
-import io
 import zipfile
 
 import pytest
 
 from pipelines import s3 as s3_module
+from tests.support.zips import zipped
 
 
 @pytest.fixture(autouse=True)
@@ -45,11 +45,3 @@ def unfinished(s3, bucket):
         return [item["Key"] for item in s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
 
     return look
-
-
-def zipped(files: dict[str, str | bytes], method=zipfile.ZIP_DEFLATED) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()

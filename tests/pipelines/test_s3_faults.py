@@ -12,13 +12,13 @@ import boto3
 import botocore.auth
 import pytest
 from botocore.config import Config
-from faulty_s3 import Faults, faulty_s3
 from kfp.dsl import Dataset
 
 from pipelines import s3 as s3_module
 from pipelines import s3_uploads
 from pipelines.components import csv_s3_reader, unzip_func
 from pipelines.s3 import S3Error, S3Object
+from tests.support.faulty_s3 import Faults, faulty_s3
 
 pytestmark = pytest.mark.slow
 BIG = "number,other\n" + "".join(f"{number * 7919 % 1_000_003},{number}\n" for number in range(450_000))

@@ -10,7 +10,6 @@ import sys
 import zipfile
 
 import pytest
-from conftest import zipped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from pipelines import s3_uploads, s3_zip
 from pipelines.components import unzip_func
 from pipelines.s3 import S3Error
 from pipelines.s3_zip import S3Zip
+from tests.support.zips import zipped
 
 BIG = "value\n" + "".join(f"{number * 7919 % 1_000_003}\n" for number in range(1_700_000))
 NUMBERS = itertools.count()

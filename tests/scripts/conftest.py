@@ -1,114 +1,9 @@
-"""What the tests of the scripts share: calling one as it is typed, stand-ins for programs, and an AWS account."""
-
-import json
-import os
-import shlex
-import subprocess
-import sys
-from collections.abc import Mapping
-from pathlib import Path
+"""What the tests of the scripts share: a shell, and an AWS account."""
 
 import pytest
 
-from workshop.project import ROOT
+from tests.support.shell import Shell
 from workshop.sandbox import Sandbox
-
-OWN_PROGRAMS = Path(sys.executable).parent
-# What any system has. The tools of the scripts are left out, whatever this machine has of them.
-SYSTEM_PROGRAMS = str.split(
-    "awk base64 basename bash cat chmod cp curl cut date dirname env find grep git head id ln ls mkdir mktemp "
-    "mv od openssl ps python3 rm sed sha256sum sh sleep sort tail tar tee touch tr true uname uniq wc xargs"
-)
-
-
-class Shell:
-    """Calls scripts with a PATH of their own, on which only chosen programs are.
-
-    Attributes:
-        programs: the folder that PATH consists of.
-        environment: the variables of each call.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.programs = folder / "programs"
-        self.programs.mkdir()
-        self._calls = folder / "calls.jsonl"
-        self._answers = folder / "answers"
-        self._answers.mkdir()
-        self.provide("python3", Path(sys._base_executable))  # what is on PATH may be a script that looks for others
-        for name in SYSTEM_PROGRAMS:
-            self.provide(name)
-        self.environment = os.environ | {"PATH": str(self.programs), "HOME": str(folder)}
-
-    def provide(self, name: str, source: Path | None = None) -> None:
-        """Put a program that this machine has on PATH."""
-        found = source or next((Path(d, name) for d in os.get_exec_path() if Path(d, name).exists()), None)
-        if found and not (self.programs / name).exists():
-            (self.programs / name).symlink_to(found)
-
-    def provide_aws(self) -> None:
-        """Put the real AWS CLI on PATH."""
-        self.provide("aws", OWN_PROGRAMS / "aws")
-
-    def stand_in(self, name: str, *answers: tuple[str, str] | tuple[str, str, int]) -> None:
-        """Put a recorder on PATH under the name of a program.
-
-        Args:
-            name: of the program.
-            answers: for each a regular expression, which is searched in the words of a call joined by spaces; what the
-                program then prints; and its exit status (0 if left out). The first that fits is taken; a call that
-                none fits prints nothing and succeeds.
-        """
-        (self._answers / f"{name}.json").write_text(json.dumps([[*answer, 0][:3] for answer in answers]))
-        program = self.programs / name
-        program.unlink(missing_ok=True)
-        program.write_text(
-            f"#!{sys.executable} -IS\n"
-            "import json, re, select, sys\n"
-            f"name, answers, calls = {name!r}, {str(self._answers / (name + '.json'))!r}, {str(self._calls)!r}\n"
-            # Read what is sent to it. A terminal, or a pipe that nobody writes to, is left alone.
-            "ready = select.select([sys.stdin], [], [], 0.2)[0] and not sys.stdin.isatty()\n"
-            "given = sys.stdin.read() if ready else ''\n"
-            "with open(calls, 'a') as file:\n"
-            "    file.write(json.dumps([name, sys.argv[1:], given]) + '\\n')\n"
-            "for pattern, printed, status in json.load(open(answers)):\n"
-            "    if re.search(pattern, ' '.join(sys.argv[1:])):\n"
-            "        (sys.stderr if status else sys.stdout).write(printed)\n"
-            "        sys.exit(status)\n"
-        )
-        program.chmod(0o755)
-
-    @property
-    def calls(self) -> list[str]:
-        """Every call of a stand-in so far, as a command line that could be pasted."""
-        return [shlex.join([name, *words]) for name, words, _ in self._records()]
-
-    @property
-    def inputs(self) -> list[str]:
-        """What each call was given on its standard input."""
-        return [given for _, _, given in self._records()]
-
-    def forget_calls(self) -> None:
-        """Begin the record of calls anew."""
-        self._calls.unlink(missing_ok=True)
-
-    def run(self, script: str, *arguments: str, trace: bool = False, **variables: str) -> subprocess.CompletedProcess:
-        """Call `scripts/SCRIPT` as it is typed; `trace` is `bash -x`. A variable that is "" is taken away."""
-        command = ["bash", *(["-x"] if trace else []), str(ROOT / "scripts" / script), *arguments]
-        return self._run(command, variables)
-
-    def paste(self, printed: str, **variables: str) -> subprocess.CompletedProcess:
-        """Run what a dry run has printed, as if it were pasted into a shell."""
-        return self._run(["bash", "-ec", printed], variables)
-
-    def _run(self, command: list[str], variables: Mapping[str, str]) -> subprocess.CompletedProcess:
-        environment = {name: value for name, value in (self.environment | variables).items() if value}
-        return subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
-        )
-
-    def _records(self) -> list:
-        return [json.loads(line) for line in self._calls.read_text().splitlines()] if self._calls.exists() else []
 
 
 @pytest.fixture
@@ -133,12 +28,6 @@ def own_account(sandbox, shell) -> Sandbox:
     """The same with an account of the test's own, for what looks at everything in it. Takes a second or two."""
     sandbox.up()
     return _give_account(shell, sandbox)
-
-
-@pytest.fixture
-def unique(request) -> str:
-    """A name that no other test uses in the shared account."""
-    return f"test-{abs(hash(request.node.nodeid)) % 10**12:012}"
 
 
 def _give_account(shell: Shell, sandbox: Sandbox) -> Sandbox:

@@ -3,11 +3,11 @@
 import json
 import time
 
-import every_kind
 import pytest
-import simple
-from conftest import await_that
-from test_kills import processes_of_runs
+
+from tests.support import every_kind, simple
+from tests.support.api import await_that
+from tests.support.processes import processes_of_runs
 
 HISTORY = ["PENDING", "RUNNING", "SUCCEEDED"]
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import kfp_server_api
 import pytest
-import simple
-from contract import OPERATIONS, generated_operations
 from kfp_server_api import ApiException
+
+from tests.support import simple
+from tests.support.contract import OPERATIONS, generated_operations
 
 
 def test_the_table_of_operations_is_that_of_the_generated_client():

@@ -2,11 +2,12 @@
 
 import re
 
-import every_kind
 import pytest
 from botocore.exceptions import ClientError
-from every_kind import OPTIONS, read
 from kfp import dsl
+
+from tests.support import every_kind
+from tests.support.every_kind import OPTIONS, read
 
 
 @dsl.component(**OPTIONS)

@@ -2,12 +2,12 @@
 
 import copy
 
-import every_kind
 import pytest
-from engine_bench import compiled
-from every_kind import IN_CONTAINERS, KINDS, OPTIONS, WITH_PLATFORM, number, text
 from kfp import dsl, kubernetes
 
+from tests.support import every_kind
+from tests.support.engine_bench import compiled
+from tests.support.every_kind import IN_CONTAINERS, KINDS, OPTIONS, WITH_PLATFORM, number, text
 from workshop.sandbox.pipelines_api import engine
 
 

@@ -11,19 +11,18 @@ import time
 import uuid
 from pathlib import Path
 
-import base_image
 import docker.errors
-import every_kind
 import psutil
 import pytest
-from conftest import Api, await_that
-from engine_bench import Memory, Ran
-from every_kind import IN_CONTAINERS
 from filelock import FileLock
 from kfp import dsl
 from requests import ConnectionError
-from test_kills import kill, server_pid, worker_pids
 
+from tests.support import base_image, every_kind
+from tests.support.api import Api, await_that
+from tests.support.engine_bench import Memory, Ran
+from tests.support.every_kind import IN_CONTAINERS
+from tests.support.processes import kill, server_pid, worker_pids
 from workshop.sandbox.pipelines_api.engine import containers
 
 IMAGE = base_image.WITH_KFP

@@ -5,11 +5,12 @@ import threading
 import time
 from dataclasses import replace
 
-import every_kind
 import pytest
-from engine_bench import Memory, processes_of
-from every_kind import OPTIONS, double, fail, text
 from kfp import dsl
+
+from tests.support import every_kind
+from tests.support.engine_bench import Memory, processes_of
+from tests.support.every_kind import OPTIONS, double, fail, text
 
 
 @dsl.component(**OPTIONS)

@@ -2,9 +2,10 @@
 
 from itertools import pairwise
 
-import every_kind
 import pytest
-from every_kind import KINDS, WITH_PLATFORM, arguments_of
+
+from tests.support import every_kind
+from tests.support.every_kind import KINDS, WITH_PLATFORM, arguments_of
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import threading
 import time
 from pathlib import Path
 
-from engine_bench import Memory
 from kfp import dsl
 
+from tests.support.engine_bench import Memory
 from workshop.sandbox.pipelines_api.engine.layers import split
 
 

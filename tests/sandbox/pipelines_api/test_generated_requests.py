@@ -4,10 +4,11 @@ import json
 from urllib.parse import quote
 
 import pytest
-from contract import OPERATIONS, problems
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kfp_server_api import models
+
+from tests.support.contract import OPERATIONS, problems
 
 REQUESTS_PER_OPERATION = 40
 TRIGGER = {"periodic_schedule": {"interval_second": 99999}}

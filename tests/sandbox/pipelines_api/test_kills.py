@@ -3,58 +3,21 @@
 import multiprocessing
 import os
 import random
-import signal
 import time
 
 import psutil
 import pytest
 import requests
-import simple
-from conftest import ENDED, Api, await_that
 from sqlmodel import select
 
-from workshop.sandbox.pipelines_api.dispatcher import RUN_MARK, Dispatcher
+from tests.support import simple
+from tests.support.api import ENDED, Api, await_that
+from tests.support.processes import environment, kill, processes_of_runs, server_pid, worker_pids
+from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
 from workshop.sandbox.pipelines_api.tables import Run, Store, keep_manifest
 from workshop.sandbox.supervisor import MARK
 
 SEED = 20261124
-
-
-def server_pid(sandbox) -> int:
-    return next(record.pid for server, record, _ in sandbox.status() if server.name == "pipelines-api")
-
-
-def worker_pids(sandbox) -> list[int]:
-    """Every process of the server's below it, its fork server and workers, but not their tasks."""
-    children = psutil.Process(server_pid(sandbox)).children(recursive=True)
-    return [child.pid for child in children if RUN_MARK not in environment(child)]
-
-
-def environment(process) -> dict:
-    try:
-        return process.environ()
-    except (psutil.Error, OSError):
-        return {}
-
-
-def processes_of_runs(runs) -> list[psutil.Process]:
-    wanted = set(runs)
-    return [process for process in psutil.process_iter() if environment(process).get(RUN_MARK) in wanted]
-
-
-def kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    await_that(lambda: not is_alive(pid), f"{pid} lives on")
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])

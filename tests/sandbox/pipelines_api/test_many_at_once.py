@@ -4,8 +4,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import requests
-import simple
-from conftest import Api, await_that
+
+from tests.support import simple
+from tests.support.api import Api, await_that
 
 THREADS = 50
 

@@ -4,8 +4,8 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from conftest import await_that
 
+from tests.support.api import await_that
 from workshop.sandbox.pipelines_api import recurring_runs
 from workshop.sandbox.pipelines_api.schedules import NEVER, cron_problem, next_moment
 from workshop.sandbox.pipelines_api.tables import Experiment, RecurringRun, Run, Store, keep_manifest

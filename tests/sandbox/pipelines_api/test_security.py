@@ -7,7 +7,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Api
+
+from tests.support.api import Api
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import json
 import zipfile
 
 import pytest
-import simple
 import yaml
+
+from tests.support import simple
 
 
 def upload(api, content: bytes, name="pipeline.yaml"):
