@@ -1,1 +1,1 @@
-"""The components and pipelines of the series, as modules to import, test and bake into an image."""
+"""The components and pipelines of the series: modules to import, to test, and to copy into an image."""

@@ -1,7 +1,7 @@
 """The two components of the first pipeline, as plain functions.
 
-Each can be called as it is, tested, or made into a component with `kfp.dsl.component`. A component runs in a
-container of its own, so each function imports what it needs inside itself.
+Each function can be called and tested, or made into a component with `kfp.dsl.component`. A component runs in its own
+container, so each function contains its own imports.
 """
 
 from kfp.dsl import Dataset, Output
@@ -16,17 +16,16 @@ def unzip_func(
     max_ratio: float = 200.0,
 ) -> str:
     """Unpack the CSV files of a zip in S3 below a prefix of the same bucket; return that prefix."""
-    from pipelines.s3_uploads import Uploads
-    from pipelines.s3_zip import S3Zip
+    from pipelines.s3_streams import S3Zip, Uploads
 
     prefix = "/".join(filter(None, output_prefix.split("/")))
-    archive = S3Zip(bucket_name, zip_key)  # reads its directory, a few kilobytes at the end of the zip
-    members = archive.members(pattern, max_gb, max_ratio)  # refuses what cannot be right, before anything is written
+    archive = S3Zip(bucket_name, zip_key)  # reads the zip's directory: a few kilobytes at its end
+    members = archive.members(pattern, max_gb, max_ratio)  # refuses a bad zip before anything is written
     with Uploads(bucket_name, prefix) as uploads:
-        uploads.expect(members, zip_key)
+        uploads.prepare(members, zip_key)
         for member in members:
-            uploads.add(member)  # inflated piece by piece; visible in S3 when it is whole and its CRC is right
-    print(f"files: {len(members)}; bytes: {uploads.sent:,}; fetched of the zip: {archive.source.transferred:,}")
+            uploads.add(member)  # appears in S3 only when it is complete and its CRC-32 is right
+    print(f"files: {len(members)}; bytes: {uploads.sent:,}; bytes read from the zip: {archive.source.transferred:,}")
     return prefix
 
 
@@ -41,21 +40,21 @@ def csv_s3_reader(
     """Read one CSV file below a prefix in S3; pass it on as a dataset and return its number of rows."""
     import pandas as pd
 
-    from pipelines.csv_tables import CsvFile, UnusualCsv
+    from pipelines.s3_streams import CsvFile, NotPlainCsv
 
     def rewrite() -> int:
         rows = 0
         with file.open() as source, open(table.path, "w", newline="", encoding="utf-8") as output:
-            for chunk in pd.read_csv(source, dtype=str, keep_default_na=False, **file.options):
-                chunk.to_csv(output, header=rows == 0, **file.plain)
+            for chunk in pd.read_csv(source, dtype=str, keep_default_na=False, **file.read_options):
+                chunk.to_csv(output, header=rows == 0, **file.write_options)
                 rows += len(chunk)
         return rows
 
-    file = CsvFile(bucket_name, csv_path, csv_name, separator, encoding)  # if it is not there: names the nearest
+    file = CsvFile(bucket_name, csv_path, csv_name, separator, encoding)  # no such file: the error suggests names
     try:
-        rows = file.pass_on(table.path)  # UTF-8 with commas, as most files: byte for byte
-    except UnusualCsv as unusual:
-        print(f"pandas reads {file.address}, which {unusual}")
-        rows = file.read_whole(rewrite)
+        rows = file.copy_to(table.path)  # most files are UTF-8 with commas: copied byte for byte
+    except NotPlainCsv as reason:
+        print(f"pandas reads {file.address}: the file {reason}")
+        rows = file.read_with_retries(rewrite)
     table.metadata["rows"] = rows
     return rows

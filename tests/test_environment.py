@@ -99,7 +99,7 @@ def test_tasks_run_with_what_the_component_image_holds_and_nothing_else(capfd):
         print([name for name in ("jupyterlab", "moto", "workshop") if importlib.util.find_spec(name)])
     """
     assert _output(str(folder / "bin/python3"), "-c", code).strip() == "[]"
-    code = "import pipelines.s3_zip; print(pipelines.__file__)"
+    code = "import pipelines.s3_streams; print(pipelines.__file__)"
     assert Path(_output(str(folder / "bin/python3"), "-c", code).strip()).resolve() == ROOT / "pipelines/__init__.py"
     assert _output(str(folder / "bin/python3"), "-m", "pip", "--version").startswith("pip ")
 

@@ -175,7 +175,7 @@ def test_lesson_06_alone_uploads_runs_and_explains_two_failures(sandbox, work, p
         body = boto3.Session().client("s3").get_object(Bucket=BUCKET, Key=table)["Body"].read()
         assert body == archive.read(CSV)
     text = printed(result.notebook)
-    assert f"FileNotFoundError: s3://{BUCKET}/{PREFIX}/'{CSV}' is not there" in text
+    assert f"FileNotFoundError: s3://{BUCKET}/{PREFIX}/'{CSV}' does not exist" in text
     assert "'csv-s3-reader': 'SKIPPED'" in text
 
 
@@ -275,7 +275,7 @@ def test_a_kernel_that_dies_is_an_error_with_the_notebook_as_far_as_it_went(work
 def test_a_failing_task_is_shown_with_what_it_said(sandbox, tmp_path, olist_zip, workshop_command):
     done = workshop_command("run", "05", "--output", str(tmp_path / "out"), "-p", f"zip_path={olist_zip}")
     assert done.returncode == 1
-    assert "flights.csv is not there; nearest names:" in done.stdout and "\x1b[" not in done.stdout
+    assert "flights.csv does not exist; the nearest names are" in done.stdout and "\x1b[" not in done.stdout
 
 
 def test_a_parameter_that_no_lesson_has_is_named(sandbox, workshop_command):

@@ -1,22 +1,22 @@
-"""What the tests of components share: zips in S3, and what is below a prefix."""
+"""Fixtures for the tests of the components: zips in S3, and the objects below a prefix."""
 
 import zipfile
 
 import pytest
 
-from pipelines import s3 as s3_module
+from pipelines.s3_streams import client
 from tests.support.zips import zipped
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    """Do not wait long before a request is made again."""
-    monkeypatch.setattr(s3_module, "LONGEST_PAUSE_SECONDS", 0.02)
+    """Shorten the pauses between the attempts of a request."""
+    monkeypatch.setattr(client, "MAX_PAUSE_SECONDS", 0.02)
 
 
 @pytest.fixture
 def put_zip(s3, bucket):
-    """Make a zip of files and put it into S3; return its key."""
+    """Return a function that puts a zip of files into S3 and returns its key."""
 
     def put(files: dict[str, str | bytes], key="data.zip", method=zipfile.ZIP_DEFLATED) -> str:
         s3.put_object(Bucket=bucket, Key=key, Body=zipped(files, method))
@@ -27,7 +27,7 @@ def put_zip(s3, bucket):
 
 @pytest.fixture
 def objects(s3, bucket):
-    """Return what is below a prefix, by key."""
+    """Return a function that returns the content of all objects below a prefix, by key."""
 
     def read(prefix: str) -> dict[str, bytes]:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
@@ -39,7 +39,7 @@ def objects(s3, bucket):
 
 @pytest.fixture
 def unfinished(s3, bucket):
-    """Return the keys of multipart uploads that have begun and not ended."""
+    """Return a function that returns the keys of the unfinished multipart uploads."""
 
     def look() -> list[str]:
         return [item["Key"] for item in s3.list_multipart_uploads(Bucket=bucket).get("Uploads", [])]

@@ -1,4 +1,4 @@
-"""`kill -9` at any moment, and two runs at once: what is in S3 is whole, and nothing else is left there."""
+"""`kill -9` at any moment, and two runs at once: every object in S3 is complete, and no unfinished upload stays."""
 
 import multiprocessing
 import os
@@ -7,11 +7,12 @@ import time
 
 import pytest
 
-from pipelines import s3_uploads
 from pipelines.components import unzip_func
+from pipelines.s3_streams import unfinished as unfinished_module
+from pipelines.s3_streams.uploads import Uploads
 
 SEED = 20261124
-QUIET_SECONDS = 0.3
+IDLE_SECONDS = 0.3
 CHANCE = random.Random(SEED)
 FILES = {
     "a.csv": b"small\n1\n",
@@ -25,17 +26,15 @@ EXPECTED = {f"out/{name}": content for name, content in FILES.items()}
 
 @pytest.fixture(scope="module")
 def processes():
-    """Processes that start at once, because everything is imported already."""
+    """A fork server that has imported the packages already, so that its processes start fast."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["pipelines.components", "pipelines.s3_uploads", "pipelines.s3_zip", "boto3", "isal"]
-    )
+    context.set_forkserver_preload(["pipelines.components", "pipelines.s3_streams", "boto3", "isal"])
     return context
 
 
 @pytest.fixture
 def start(bucket, put_zip, processes):
-    """Start a run in a process of its own."""
+    """Return a function that starts `unzip_func` in its own process."""
     put_zip(FILES)
     environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
@@ -49,25 +48,25 @@ def start(bucket, put_zip, processes):
 
 def unzip_here(environment: dict, bucket: str) -> None:
     os.environ.update(environment)
-    s3_uploads.QUIET_SECONDS = QUIET_SECONDS
+    unfinished_module.IDLE_SECONDS = IDLE_SECONDS
     unzip_func(bucket, "data.zip", "out", max_ratio=2000)
 
 
-def run_to_its_end(start) -> None:
+def run_to_end(start) -> None:
     process = start()
     process.join(120)
     assert process.exitcode == 0
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
-def test_a_run_that_was_killed_at_any_moment_and_is_run_again_ends_as_if_it_had_not_been(
+def test_a_run_after_a_kill_at_any_moment_leaves_the_same_objects_as_an_undisturbed_run(
     s3, bucket, start, objects, unfinished, kills
 ):
-    run_to_its_end(start)  # the fork server imports
+    run_to_end(start)  # the fork server imports the packages
     begun = time.monotonic()
-    run_to_its_end(start)
+    run_to_end(start)
     whole = time.monotonic() - begun
-    left_behind = visible = 0
+    unfinished_count = visible = 0
     for _ in range(kills):
         for key in EXPECTED:
             s3.delete_object(Bucket=bucket, Key=key)
@@ -77,15 +76,15 @@ def test_a_run_that_was_killed_at_any_moment_and_is_run_again_ends_as_if_it_had_
         process.join()
         found = objects("out/")
         assert found.items() <= EXPECTED.items()
-        left_behind, visible = left_behind + len(unfinished()), visible + len(found)
-        run_to_its_end(start)
+        unfinished_count, visible = unfinished_count + len(unfinished()), visible + len(found)
+        run_to_end(start)
         assert objects("out/") == EXPECTED
         assert unfinished() == []
-    if kills == 50:  # of few, it may be that none comes at such a moment
-        assert left_behind and visible, "no kill came while something was being sent"
+    if kills == 50:  # five kills may all miss such a moment
+        assert unfinished_count and visible, "no kill came while something was being sent"
 
 
-def test_runs_at_the_same_time_to_the_same_prefix_end_whole(start, objects, unfinished):
+def test_two_runs_at_once_to_the_same_prefix_leave_complete_objects(start, objects, unfinished):
     for pause in (0, 0.1, 0.3):
         both = [start()]
         time.sleep(pause)
@@ -97,19 +96,19 @@ def test_runs_at_the_same_time_to_the_same_prefix_end_whole(start, objects, unfi
         assert unfinished() == []
 
 
-def test_what_another_run_is_sending_is_left_alone(s3, bucket, put_zip, objects, unfinished, monkeypatch):
-    monkeypatch.setattr(s3_uploads, "QUIET_SECONDS", 0.5)
+def test_the_uploads_of_another_live_run_are_not_aborted(s3, bucket, put_zip, objects, unfinished, monkeypatch):
+    monkeypatch.setattr(unfinished_module, "IDLE_SECONDS", 0.5)
     put_zip({"a.csv": "x\n", "b.csv": "y\n"})
-    # The first grows meanwhile, the second does not, and the third is for a key that this run does not write.
+    # The first upload gets a part, the second gets none, and this run does not write the key of the third.
     growing, *_ = (
         s3.create_multipart_upload(Bucket=bucket, Key=f"out/{name}")["UploadId"] for name in ("a.csv", "b.csv", "c.csv")
     )
-    real = s3_uploads.Uploads._finish
+    real = Uploads._finish
 
-    def finish_after_it_has_grown(self):
+    def finish_after_a_part(self):
         s3.upload_part(Bucket=bucket, Key="out/a.csv", UploadId=growing, PartNumber=1, Body=b"z")
         real(self)
 
-    monkeypatch.setattr(s3_uploads.Uploads, "_finish", finish_after_it_has_grown)
+    monkeypatch.setattr(Uploads, "_finish", finish_after_a_part)
     unzip_func(bucket, "data.zip", "out")
     assert sorted(unfinished()) == ["out/a.csv", "out/c.csv"]

@@ -1,4 +1,4 @@
-"""Tasks in the sandbox: they start at once, and they never change the environment of the series."""
+"""Tasks that `kfp.local` runs: they start fast, and they never change the environment of the series."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def notebook_process(source: str) -> subprocess.CompletedProcess:
-    """Run code as a notebook would: a process of its own that connects first. kfp wants functions in a file."""
+    """Run code in its own process, connected as in a notebook. kfp needs the source of functions, so it is a file."""
     Path("lesson.py").write_text(f"from workshop import connect\nconnect()\n{textwrap.dedent(source)}")
     return subprocess.run([sys.executable, "lesson.py"], capture_output=True, text=True, timeout=120)
 
@@ -37,7 +37,7 @@ def test_packages_to_install_reach_the_task_and_not_the_environment(s3, tiny_whe
     assert subprocess.run([sys.executable, "-c", "import tinypackage"], capture_output=True).returncode != 0
 
 
-def test_pip_called_from_a_notebook_does_not_change_the_environment_either(s3, tiny_wheel):
+def test_pip_in_a_notebook_does_not_change_the_environment(s3, tiny_wheel):
     before = installed()
     done = notebook_process(
         f"""
@@ -51,7 +51,7 @@ def test_pip_called_from_a_notebook_does_not_change_the_environment_either(s3, t
     assert installed() == before
 
 
-def test_what_was_installed_is_thrown_away_with_the_process(s3, shared_sandbox, tiny_wheel):
+def test_installed_packages_are_deleted_with_the_process(s3, shared_sandbox, tiny_wheel):
     notebook_process(f"""
         import subprocess, sys
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "{tiny_wheel}"], check=True)
