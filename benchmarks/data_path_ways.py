@@ -39,7 +39,7 @@ def unzip_func(bucket: str, key: str, prefix: str, pattern: str = "*.csv") -> Ca
     from isal import isal_zlib  # noqa: F401
 
     from pipelines.components import unzip_func as unzip
-    from pipelines.s3 import client
+    from pipelines.s3_streams.client import client
 
     client()
     return lambda: unzip(bucket, key, prefix, pattern)
@@ -100,7 +100,7 @@ def csv_s3_reader(bucket: str, path: str, name: str, target: str) -> Callable[[]
     from kfp.dsl import Dataset
 
     from pipelines.components import csv_s3_reader as read
-    from pipelines.s3 import client
+    from pipelines.s3_streams.client import client
 
     client()
     return lambda: read(bucket, path, name, Dataset(uri=target))

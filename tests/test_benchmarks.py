@@ -1,9 +1,9 @@
-"""What the benchmarks do with figures that they have; the figures are theirs, and no test makes them."""
+"""The reports of the benchmarks, from figures that the tests make up. No test measures anything."""
 
 from benchmarks import images, report
 
 
-def test_the_figures_of_images_become_a_page_and_a_picture(tmp_path, monkeypatch):
+def test_the_report_on_images_is_a_page_and_a_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     found = {
         name: images.Measured(

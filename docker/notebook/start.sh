@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Starts the notebook server. The home is a volume: empty at first, and the reader's own from then on.
+# Starts the notebook server. The home folder is a volume: it is empty at the first start, and keeps the reader's files.
 set -euo pipefail
 
 lessons=/opt/first-kubeflow-pipeline
 mine=$HOME/first-kubeflow-pipeline
-# Copied only where there is none, under another name until it is whole. To get a fresh copy, move this one away.
+# The lessons are copied only if the home folder has none. The copy gets its name when it is complete. For a fresh copy,
+# rename the old one and restart the server.
 if [ ! -e "$mine" ]; then
   rm -rf "$mine.part"
   cp -R "$lessons" "$mine.part"
@@ -12,8 +13,8 @@ if [ ! -e "$mine" ]; then
   mv "$mine.part" "$mine"
 fi
 
-# No token and no password: Kubeflow's gateway has checked who it is before a request gets here, and any page of the
-# dashboard may frame this one. Anywhere else, put a gateway in front, or publish the port on loopback only.
+# No token and no password: Kubeflow's gateway checks the user before a request arrives here. Any origin is allowed, so
+# the dashboard can show this server in a frame. Outside Kubeflow, use another gateway, or publish the port on loopback.
 exec jupyter lab \
   --ip=0.0.0.0 \
   --no-browser \

@@ -1,6 +1,6 @@
-"""The images with which tests try Docker, made here with debootstrap: no registry is asked. Run it to make them.
+"""Makes the images for the tests with Docker by debootstrap, without a registry. Run this file to make them.
 
-Both are Debian 12 with its Python and pip: PLAIN, for other images to begin with, and WITH_KFP, in which tasks run.
+Both images hold Debian 12 with its Python and pip. PLAIN is the base of other images; tasks run in WITH_KFP.
 """
 
 import importlib.metadata
@@ -21,11 +21,11 @@ PROBE = "workshop-test-base:probe"
 
 
 class CannotMakeImage(Exception):
-    """The images are not here, and something that makes them is missing."""
+    """An image does not exist and cannot be made."""
 
 
 def ensure(client: docker.DockerClient) -> None:
-    """Make what is missing of the two images.
+    """Make the images that do not exist yet.
 
     Raises:
         CannotMakeImage: debootstrap or root is missing, or a package cannot be fetched.
@@ -35,18 +35,18 @@ def ensure(client: docker.DockerClient) -> None:
         return
     if not shutil.which("debootstrap") or os.geteuid() != 0:
         raise CannotMakeImage(
-            f"there is no image {missing[0]}; to have it made: install debootstrap and run this as root, "
-            "or give the tag to an image of Python 3 with pip, and kfp if its tag says so"
+            f"there is no image {missing[0]}; to make it: install debootstrap and run this as root, or give this tag "
+            "to an image of Python 3 with pip, and with kfp if the tag ends with its version"
         )
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         root = Path(folder) / "root"
         root.mkdir()
-        _import(client, root, PROBE)  # before the minute that the rest takes
+        _import(client, root, PROBE)  # an engine that cannot import images fails here, a minute earlier
         client.images.remove(PROBE)
         packages = "--include=python3,python3-pip,ca-certificates"
         _call("debootstrap", "--variant=minbase", packages, RELEASE, str(root), *_mirror())
         python = next((root / "usr/lib").glob("python3.*"))
-        (python / "EXTERNALLY-MANAGED").unlink()  # as in the images of Docker's own Python
+        (python / "EXTERNALLY-MANAGED").unlink()  # pip may install into the system's Python, as in the official image `python`
         _import(client, root, PLAIN)
         version, target = python.name.removeprefix("python"), root / "usr/local/lib" / python.name / "dist-packages"
         _call(
@@ -57,9 +57,9 @@ def ensure(client: docker.DockerClient) -> None:
 
 
 def client_that_builds() -> str:
-    """Return the first `docker` on PATH that can build: newer ones cannot without the plugin buildx.
+    """Return the first `docker` on PATH that can build images. From version 23 on, this needs the plugin buildx.
 
-    Where none can, the first one is returned, which then says so itself.
+    If none can build, the first one is returned: its own error then says why.
     """
     clients = [path for folder in os.get_exec_path() if os.access(path := f"{folder}/docker", os.X_OK)]
     return next(filter(_builds, clients), clients[0] if clients else "docker")
@@ -73,7 +73,7 @@ def _builds(client: str) -> bool:
 
 
 def _mirror() -> list[str]:
-    """Return the mirror from which this machine has the release, if it has; debootstrap knows one of its own."""
+    """Return the mirror of the release in the sources of apt; if there is none, debootstrap uses its default."""
     if not shutil.which("apt-get"):
         return []
     command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Identifier: Packages", f"Codename: {RELEASE}"]
@@ -85,7 +85,7 @@ def _call(*command: str) -> None:
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         said = (done.stdout.strip().splitlines() or ["nothing"])[-1]
-        raise CannotMakeImage(f"the images of the tests cannot be made: {Path(command[0]).name} says: {said}")
+        raise CannotMakeImage(f"cannot make the images for the tests: {Path(command[0]).name} failed: {said}")
 
 
 def _import(client: docker.DockerClient, root: Path, image: str) -> None:
@@ -93,13 +93,13 @@ def _import(client: docker.DockerClient, root: Path, image: str) -> None:
     with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
         try:
             client.api.import_image_from_stream(tar.stdout, repository=repository, tag=tag)
-        except docker.errors.APIError as error:  # such as an engine without the rights to unpack one
+        except docker.errors.APIError as error:  # for example, the engine may not have the rights to unpack an image
             tar.kill()
-            raise CannotMakeImage(f"the images of the tests cannot be made: Docker says: {error.explanation}") from None
+            raise CannotMakeImage(f"cannot make the images for the tests: Docker failed: {error.explanation}") from None
 
 
 def main() -> None:
-    """Make the images, and print their names."""
+    """Make the images and print their names."""
     try:
         ensure(docker.from_env())
     except (CannotMakeImage, docker.errors.DockerException) as error:

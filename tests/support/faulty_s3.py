@@ -1,4 +1,4 @@
-"""A proxy on loopback before the real S3, which spoils some of the requests and answers that pass through it."""
+"""A proxy on loopback before a real S3 server. It injects faults into some requests and responses."""
 
 import http.client
 import socket
@@ -16,14 +16,15 @@ ERRORS = {"InternalError": 500, "SlowDown": 503, "RequestTimeTooSkewed": 403, "A
 
 @dataclass
 class Faults:
-    """What is spoiled.
+    """The faults to inject, and the number of faults so far.
 
     Attributes:
         kind: a code of `ERRORS`, or "slow", "reset", "truncated", "damaged answer", "damaged request".
-        method: of which requests.
-        part: what their path or query holds.
-        times: how often; then everything passes.
-        after: how many such requests pass before.
+        method: the HTTP method of the requests that get a fault.
+        part: a part of their path or query.
+        times: the number of faults. All later requests pass.
+        after: the number of such requests that pass before the first fault.
+        seen: the number of faults injected so far.
     """
 
     kind: str
@@ -34,8 +35,8 @@ class Faults:
     seen: int = 0
     lock: Lock = field(default_factory=Lock)
 
-    def strike(self, method: str, path: str) -> str:
-        """Return what is done to a request; "" for nothing."""
+    def fault_for(self, method: str, path: str) -> str:
+        """Return the kind of fault for a request; "" if the request passes."""
         with self.lock:
             if method != self.method or self.part not in path or self.seen >= self.times:
                 return ""
@@ -48,14 +49,20 @@ class Faults:
 
 @contextmanager
 def faulty_s3(endpoint: str, faults: Faults, slow_seconds: float) -> Iterator[str]:
-    """Return the address of a proxy before an endpoint; "slow" is so many seconds later."""
+    """Start a proxy before an endpoint, and return the address of the proxy.
+
+    Args:
+        endpoint: the address of the real S3.
+        faults: the faults to inject.
+        slow_seconds: the delay of a "slow" response, in seconds.
+    """
     upstream = urlsplit(endpoint)
 
     class Proxy(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def handle_request(self) -> None:
-            fault = faults.strike(self.command, self.path)
+            fault = faults.fault_for(self.command, self.path)
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if fault in ERRORS:
                 text = f"<Error><Code>{fault}</Code><Message>injected</Message></Error>".encode()
@@ -106,7 +113,7 @@ def faulty_s3(endpoint: str, faults: Faults, slow_seconds: float) -> Iterator[st
             self.end_headers()
 
         def finish(self) -> None:
-            with suppress(OSError, ValueError):  # it was broken off
+            with suppress(OSError, ValueError):  # the connection was closed on purpose
                 super().finish()
 
         def log_message(self, *_: object) -> None:
@@ -123,6 +130,6 @@ def faulty_s3(endpoint: str, faults: Faults, slow_seconds: float) -> Iterator[st
 
 
 def _damaged(content: bytes, number: int) -> bytes:
-    """Change a byte, each time another one."""
+    """Change one byte, at another position for each number."""
     middle = min(len(content) // 2 + number, len(content) - 1)
     return content[:middle] + bytes([content[middle] ^ 0x80]) + content[middle + 1 :] if content else content
