@@ -1,1 +1,1 @@
-"""Measurements. They are no tests: nothing here fails because it takes long."""
+"""Measurements. They are not tests: no benchmark fails because something is slow."""

@@ -1,4 +1,4 @@
-"""How long the server takes for its most frequent requests, with few and with many runs in its database."""
+"""Measures the most frequent requests, with few and with many runs in the database."""
 
 import json
 import random
@@ -21,14 +21,14 @@ SIZES = (0, 1_000, 10_000)
 REQUESTS, WARM_UP = 200, 20
 PAGE = 20
 SEED = 20261124
-# One run of so many has a name that the filter finds, and one has failed.
-ONE_IN = 10
+# In every group of this many runs, one run has failed and has a name that the filter finds.
+GROUP = 10
 FOUND = "daily"
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds within which half, and 95 of 100, requests were answered."""
+    """The 50th and 95th percentile of the time of a request, in milliseconds."""
 
     p50: float
     p95: float
@@ -39,9 +39,9 @@ class Request:
     """A kind of request.
 
     Attributes:
-        name: what it does.
+        name: the name in the table.
         make: returns method, path and body.
-        undo: takes the answer, and undoes what the request did; not timed.
+        undo: takes the response, and undoes the effect of the request; it is not timed.
     """
 
     name: str
@@ -53,11 +53,11 @@ def measure(server: Server, tell: Callable[[str], None]) -> dict[str, dict[int, 
     """Measure every kind of request at every size of the database.
 
     Args:
-        server: a server with an empty database; it keeps the runs that are put into it.
-        tell: takes what is being done.
+        server: a server with an empty database. The runs of the benchmark stay in it.
+        tell: prints the current step.
 
     Returns:
-        What was measured, by name of the request and number of runs.
+        The latencies, by the name of the request and the number of runs.
     """
     pattern = _pattern(server)
     found: dict[str, dict[int, Latency]] = {}
@@ -71,7 +71,7 @@ def measure(server: Server, tell: Callable[[str], None]) -> dict[str, dict[int, 
 
 
 def _pattern(server: Server) -> str:
-    """Execute the run of which all others are copies, so that they hold what a real one holds; return its id."""
+    """Execute one run, for real copies of it in the database; return its id."""
     run_id = server.call("POST", "/runs", run_of(zero_work.one))["run_id"]
     server.await_end(run_id, "SUCCEEDED")
     return run_id
@@ -79,11 +79,11 @@ def _pattern(server: Server) -> str:
 
 @contextmanager
 def _cores_taken(server: Server) -> Iterator[None]:
-    """Let as many runs sleep as may execute at once: those that are created meanwhile wait, and disturb nothing."""
+    """Fill all places for runs with sleeping ones: the runs created meanwhile wait, and take no CPU."""
     sleeping = [server.call("POST", "/runs", run_of(zero_work.long))["run_id"] for _ in range(cores())]
     for run_id in sleeping:
         server.await_task(run_id)
-    time.sleep(1)  # their tasks import what they need
+    time.sleep(1)  # until their tasks have imported their packages
     yield
     for run_id in sleeping:
         server.call("POST", f"/runs/{run_id}:terminate")
@@ -92,7 +92,7 @@ def _cores_taken(server: Server) -> Iterator[None]:
 
 
 def _fill(server: Server, pattern: str, size: int) -> list[str]:
-    """Add copies of a run that has ended, until there are `size`; return the ids of all copies."""
+    """Add copies of an ended run until there are `size` copies; return the ids of all copies."""
     with server.store.writing() as session:
         run = session.exec(select(Run).where(Run.run_id == pattern)).one()
         tasks = session.exec(select(TaskRecord).where(TaskRecord.run_id == pattern)).all()
@@ -106,8 +106,8 @@ def _fill(server: Server, pattern: str, size: int) -> list[str]:
 
 
 def _copy(run: Run, number: int) -> dict:
-    """Return a run like another one that was made earlier; the higher its number, the later."""
-    special = number % ONE_IN == 0
+    """Return a copy of a run with an earlier time of creation; a higher number means a later time."""
+    special = number % GROUP == 0
     moment = run.created_at - 2 * SIZES[-1] + number
     return run.model_dump(exclude={"sequence"}) | {
         "run_id": str(uuid4()),
@@ -154,7 +154,7 @@ def _filtered(path: str, key: str, operation: str, value: str) -> Callable[[], t
 
 
 def _last_token(server: Server) -> str:
-    """Return the token that leads to the last runs of the whole list; "" when they fit on one page."""
+    """Return the token of the last page of all runs; "" if all runs fit on one page."""
     path = f"/runs?sort_by={quote('created_at desc')}"
     token, before = "", server.call("GET", f"{path}&page_size=1")["total_size"] - PAGE
     while before > 0:

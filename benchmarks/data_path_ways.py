@@ -1,8 +1,7 @@
-"""One way to unpack a zip in S3, or to read a CSV file from it: `python data_path_ways.py WAY ARGUMENT...`.
+"""One way to unpack a zip in S3, or to read a CSV file from S3: `python data_path_ways.py WAY ARGUMENT...`.
 
-Each is run in a process of its own, which prints as JSON the seconds that it took, without imports, and the memory
-that it had at most. Some of the ways need packages that this project does not have; so nothing here is imported that
-the way does not use.
+The process prints as JSON the seconds without the imports, the CPU seconds, and the peak memory. Some ways need
+packages that this project does not have, so each way contains its own imports.
 """
 
 import io
@@ -21,7 +20,7 @@ from pathlib import Path
 
 
 def floor(bucket: str, folder: str, prefix: str) -> Callable[[], None]:
-    """Upload the files that the zip holds, one after another, as boto3 does by itself."""
+    """Upload the files of the zip from disk, one after another, with boto3's defaults."""
     import boto3
 
     s3 = boto3.client("s3")
@@ -35,7 +34,7 @@ def floor(bucket: str, folder: str, prefix: str) -> Callable[[], None]:
 
 
 def unzip_func(bucket: str, key: str, prefix: str, pattern: str = "*.csv") -> Callable[[], None]:
-    """Unpack a zip by the component of the series."""
+    """Unpack a zip with the component of the series."""
     from isal import isal_zlib  # noqa: F401
 
     from pipelines.components import unzip_func as unzip
@@ -60,7 +59,7 @@ def whole(bucket: str, key: str, prefix: str) -> Callable[[], None]:
 
 
 def aws_cli(bucket: str, key: str, prefix: str) -> Callable[[], None]:
-    """Download, unpack and upload on the command line."""
+    """Download, unpack and upload with command line tools."""
 
     def work() -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +75,7 @@ def aws_cli(bucket: str, key: str, prefix: str) -> Callable[[], None]:
 
 
 def s3fs(bucket: str, key: str, prefix: str) -> Callable[[], None]:
-    """Open the zip and the targets as files of s3fs."""
+    """Copy between files that s3fs opens."""
     from s3fs import S3FileSystem
 
     files = S3FileSystem(endpoint_url=os.environ["AWS_ENDPOINT_URL_S3"])
@@ -84,7 +83,7 @@ def s3fs(bucket: str, key: str, prefix: str) -> Callable[[], None]:
 
 
 def smart_open(bucket: str, key: str, prefix: str) -> Callable[[], None]:
-    """Open the zip and the targets as files of smart_open."""
+    """Copy between files that smart_open opens."""
     import boto3
     from smart_open import open as opened
 
@@ -93,7 +92,7 @@ def smart_open(bucket: str, key: str, prefix: str) -> Callable[[], None]:
 
 
 def csv_s3_reader(bucket: str, path: str, name: str, target: str) -> Callable[[], None]:
-    """Read a CSV file by the component of the series, which passes it on."""
+    """Read a CSV file with the component of the series, which writes it to disk."""
     import numpy  # noqa: F401
     import pandas  # noqa: F401
     from isal import isal_zlib  # noqa: F401
@@ -107,7 +106,7 @@ def csv_s3_reader(bucket: str, path: str, name: str, target: str) -> Callable[[]
 
 
 def read_csv(bucket: str, path: str, name: str, target: str) -> Callable[[], None]:
-    """Read it by pandas, all at once; nothing is written."""
+    """Read a whole CSV file with pandas; write nothing."""
     import boto3
     import pandas as pd
 
@@ -116,15 +115,15 @@ def read_csv(bucket: str, path: str, name: str, target: str) -> Callable[[], Non
 
 
 def main() -> None:
-    """Do it, and print what it took."""
+    """Run the way and print the measurement."""
     way, *arguments = sys.argv[1:]
     work = globals()[way](*arguments)
-    said = io.StringIO()
+    output = io.StringIO()
     begun, used = time.perf_counter(), _cpu()
-    with redirect_stdout(said):
+    with redirect_stdout(output):
         work()
     seconds, cpu = time.perf_counter() - begun, _cpu() - used
-    print(json.dumps({"seconds": seconds, "cpu": cpu, "megabytes": _peak(), "said": said.getvalue()}))
+    print(json.dumps({"seconds": seconds, "cpu": cpu, "megabytes": _peak(), "output": output.getvalue()}))
 
 
 def _copy(opened: Callable, bucket: str, key: str, prefix: str) -> None:
@@ -139,9 +138,9 @@ def _cpu() -> float:
 
 
 def _peak() -> float:
-    """Return how many MB this process, or the largest that it started, had at most.
+    """Return the peak memory of this process, or of the largest process that it started, in MB.
 
-    What the system counts for a process begins with what its parent had; Linux keeps the number without it elsewhere.
+    The figure of `getrusage` begins with the memory of the parent process. On Linux, `VmHWM` does not.
     """
     unit = 1 if sys.platform == "darwin" else 1024
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit

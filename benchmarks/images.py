@@ -1,8 +1,8 @@
-"""Measures the component image beside the one that old tutorials make: `python -m benchmarks.images`.
+"""Measures the component image beside an image as old tutorials make it: `python -m benchmarks.images`.
 
-Both are built here, on the same base, and run the same component, which does nothing. Needs Docker, and a base image:
-`python tests/support/base_image.py` makes the default one, as root with debootstrap. Prints tables, and writes them with a
-picture to `benchmarks/results`. It fails when something does not work, never because something is slow.
+Both images are built on the same base, and run the same component, which does nothing. The benchmark needs Docker and a
+base image: `python tests/support/base_image.py` makes the default one, as root with debootstrap. It prints tables, and
+writes them with a picture to `benchmarks/results`. It fails only when something does not work.
 """
 
 import json
@@ -34,8 +34,8 @@ BASE = os.environ.get("COMPONENT_BASE_IMAGE", "workshop-test-base:bookworm")
 MEGABYTE = 1_000_000
 CERTIFICATES = "/etc/ssl/certs/of-this-machine.crt"
 SHADES = {"naive": "#3690c0", "component": "#034e7b"}
-# What tutorials of the first years of Kubeflow Pipelines build: compilers, packages by name only, pip's cache and the
-# index of apt left inside, and root. kfp is not in it: each task installs that when it starts.
+# An image as in tutorials of the first years of Kubeflow Pipelines: with compilers, packages without versions, pip's
+# cache, the index of apt, and the user root. It does not hold kfp: each task installs kfp when it starts.
 NAIVE = """\
 ARG BASE_IMAGE
 FROM $BASE_IMAGE
@@ -44,28 +44,28 @@ RUN --mount=type=secret,id=ca.crt if [ -s /run/secrets/ca.crt ]; then export PIP
     pip3 install boto3 numpy pandas scikit-learn
 """
 INTRODUCTION = f"""\
-What `python -m benchmarks.images` measured: the image of `docker/component/` beside one as old tutorials make it, both
-built on this machine in one run and on the same base, Debian with its Python and pip. No number here is a promise, and
-no test asserts one.
+`python -m benchmarks.images` compared the image of `docker/component/` with an image as old tutorials make it. Both
+were built on this machine in one run, on the same base: Debian with its Python and pip. No figure is a promise, and no
+test asserts one.
 
-The naive image has build tools and the same packages, asked for by name only, and runs as root. kfp is not in it, so
-its task begins with what `dsl.component` adds by itself, `pip install kfp=={version("kfp")}`. The component image has
-kfp inside, and its task says `install_kfp_package=False`. Packages come from an index that is near; over a slow line,
-the naive task waits longer."""
+The naive image has build tools and the same packages without versions, and runs as root. It does not hold kfp, so its
+task begins with the command that `dsl.component` adds: `pip install kfp=={version("kfp")}`. The component image holds
+kfp, and its task has `install_kfp_package=False`. The package index is near; over a slow line, the naive task waits
+longer."""
 
 
 @dataclass
 class Measured:
-    """What one image has shown.
+    """The figures of one image.
 
     Attributes:
-        image: its name.
-        build: seconds to build it without a cache.
-        size: bytes of its layers, with the base.
-        packed: bytes of what `docker save` gives, packed by gzip.
-        runner: seconds of each task by `kfp.local.DockerRunner`.
-        command: seconds of each `docker run` of the command that kfp compiles.
-        nothing: seconds of each `docker run` of `true`.
+        image: the name of the image.
+        build: the seconds of a build without a cache.
+        size: the bytes of all layers, with those of the base.
+        packed: the bytes of `docker save`, compressed by gzip.
+        runner: the seconds of each task with `kfp.local.DockerRunner`.
+        command: the seconds of each `docker run` of the command that kfp compiles.
+        nothing: the seconds of each `docker run` of `true`.
     """
 
     image: str
@@ -78,7 +78,7 @@ class Measured:
 
 
 def main() -> None:
-    """Measure, print and write everything; with arguments, run one task and print its seconds."""
+    """Measure both images and write the report. With arguments, run one task and print its seconds."""
     if sys.argv[1:]:
         print(_seconds_of_task(*sys.argv[1:]))
         return
@@ -91,7 +91,7 @@ def main() -> None:
         one.size = docker.from_env().images.get(one.image).attrs["Size"]
         one.packed = _packed(one.image)
     for number in range(ROUNDS + 1):
-        console.print(f"tasks, {number} of {ROUNDS}" if number else "tasks, once without counting")
+        console.print(f"tasks, {number} of {ROUNDS}" if number else "tasks, a first turn that does not count")
         for name, one in found.items():
             _measure_tasks(name, one, counts=number > 0)
     sections = [_of_images(found), _of_tasks(found)]
@@ -110,7 +110,7 @@ def nothing_component():
 
 
 def _seconds_of_task(name: str, image: str) -> float:
-    """Run the component in a container by `kfp.local`; in a process of its own, because that is set up once."""
+    """Run the component in a container with `kfp.local`, which a process can set up only once."""
     component = _component(name, image)
     environment = {"PIP_CERT": CERTIFICATES, "PIP_ROOT_USER_ACTION": "ignore"} if os.environ.get("PIP_CERT") else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -134,7 +134,7 @@ def _component(name: str, image: str):
 
 
 def _mounts() -> list[docker.types.Mount]:
-    """Return what lets pip in a container trust the index as pip here does."""
+    """Return the mount of the certificates that pip trusts on this machine."""
     bundle = os.environ.get("PIP_CERT")
     return [docker.types.Mount(CERTIFICATES, bundle, type="bind", read_only=True)] if bundle else []
 
@@ -165,7 +165,7 @@ def _measure_tasks(name: str, one: Measured, counts: bool) -> None:
     command = [sys.executable, "-m", "benchmarks.images", name, one.image]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
-        sys.exit(f"the {name} task does not run:\n{done.stdout}{done.stderr}")
+        sys.exit(f"the {name} task failed:\n{done.stdout}{done.stderr}")
     run = ["docker", "run", "--rm", "--network=host", *_options(), one.image]
     compiled = _seconds([*run, *_compiled_command(name, one.image)])
     nothing = _seconds([*run, "true"])
@@ -181,7 +181,7 @@ def _options() -> list[str]:
 
 
 def _compiled_command(name: str, image: str) -> list[str]:
-    """Return what a cluster would start in the container of the task."""
+    """Return the command that a cluster would start in the container of the task."""
     with tempfile.NamedTemporaryFile(suffix=".yaml") as file:
         compiler.Compiler().compile(_component(name, image), file.name)
         spec = next(yaml.safe_load_all(Path(file.name).read_text()))
@@ -195,7 +195,7 @@ def _seconds(command: list[str]) -> float:
     begun = time.perf_counter()
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
-        sys.exit(f"this failed: {' '.join(command)}\n{done.stdout}")
+        sys.exit(f"`{' '.join(command)}` failed:\n{done.stdout}")
     return time.perf_counter() - begun
 
 
@@ -212,7 +212,7 @@ def _of_images(found: dict[str, Measured]) -> Section:
     base = docker.from_env().images.get(BASE).attrs["Size"]
     rows = [
         _row("size, MB", naive.size / MEGABYTE, ours.size / MEGABYTE, 0),
-        _row("of it above the base, MB", (naive.size - base) / MEGABYTE, (ours.size - base) / MEGABYTE, 0),
+        _row("size above the base, MB", (naive.size - base) / MEGABYTE, (ours.size - base) / MEGABYTE, 0),
         _row("packed, MB", naive.packed / MEGABYTE, ours.packed / MEGABYTE, 0),
         _row("build without a cache, s", naive.build, ours.build, 1),
         ["user", "root", "1000", ""],
@@ -223,8 +223,8 @@ def _of_images(found: dict[str, Measured]) -> Section:
         "The images",
         ["", "naive", "component", "naive / component"],
         rows,
-        "*Packed* is `docker save` through `gzip --fast`: about what a node pulls. The component image holds more: kfp "
-        "and what kfp needs, compiled, and pip of the lock.",
+        "*Packed* is `docker save` through `gzip --fast`, which is about the size that a node pulls. The component "
+        "image holds more packages: kfp, the packages that kfp needs, and pip.",
     )
 
 
@@ -239,8 +239,8 @@ def _of_tasks(found: dict[str, Measured]) -> Section:
         "One task that does nothing, in s",
         ["started by", "naive", "component", "naive / component"],
         rows,
-        f"Medians of {ROUNDS} turns, after one that does not count; both images are on the machine already. The last "
-        "row is what Docker itself takes.",
+        f"Medians of {ROUNDS} turns after one turn that does not count. Both images are on the machine. The last row "
+        "is the time of Docker itself.",
     )
 
 

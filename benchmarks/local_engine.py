@@ -1,7 +1,7 @@
 """Runs one pipeline of `zero_work` with `kfp.local`, and prints the seconds: `python -m benchmarks.local_engine NAME`.
 
-In a process of its own, because `kfp.local` is set up once for a process and writes to its output. With a second
-argument, `venv`, every task gets a virtual environment, which is what `SubprocessRunner()` does by default.
+This is its own process, because a process can set up `kfp.local` only once, and because `kfp.local` writes to standard
+output. With the second argument `venv`, every task gets a virtual environment, as with `SubprocessRunner()` by default.
 """
 
 import sys
@@ -14,7 +14,7 @@ from benchmarks import zero_work
 
 
 def main() -> None:
-    """Run it."""
+    """Run the pipeline and print the seconds."""
     name, *options = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
         local.init(local.SubprocessRunner(use_venv=options == ["venv"]), pipeline_root=folder)

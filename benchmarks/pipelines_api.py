@@ -1,8 +1,8 @@
 """Measures the sandbox's Pipelines API, on a fresh sandbox: `make bench`.
 
-How long requests take with few and many runs in the database, what a task costs that does nothing, and how soon the
-server answers again after a `kill -9`. Prints tables, and writes them with a picture to `benchmarks/results`. It fails
-when something does not work, never because something is slow.
+The benchmark measures the time of requests with few and many runs in the database, the time of a task that does
+nothing, and the time until the server answers after a `kill -9`. It prints tables, and writes them with a picture to
+`benchmarks/results`. It fails only when something does not work.
 """
 
 import sys
@@ -18,14 +18,14 @@ KILLS = 5
 
 
 def main() -> None:
-    """Measure, print and write everything."""
+    """Measure the API and write the report."""
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
     begun = time.monotonic()
 
     def tell(what: str) -> None:
         console.print(f"{time.monotonic() - begun:6.1f} s  {what}", markup=False)
 
-    machine = report.machine()  # before anything here makes it busy
+    machine = report.machine()  # before the benchmark itself adds load
     try:
         tell("starting a sandbox")
         with fresh_server() as server:
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def _recoveries(server: Server, tell) -> list[float]:
-    """Return the seconds from a kill of the server to its next answer, each time."""
+    """Return the seconds from each kill of the server to its next response."""
     seconds = []
     for number in range(KILLS):
         tell(f"kill -9 of the server, {number + 1} of {KILLS}")

@@ -1,4 +1,4 @@
-"""Puts what was measured into tables, on the terminal and in Markdown, and into a picture."""
+"""Writes figures as tables, on the terminal and in Markdown, and as a picture."""
 
 import os
 import platform
@@ -23,20 +23,20 @@ from workshop.project import ROOT
 RESULTS = ROOT / "benchmarks" / "results"
 NAME = "pipelines_api"
 PARTS = ("kfp", "fastapi", "uvicorn", "sqlmodel", "sqlalchemy", "pydantic")
-# Lighter to darker for more runs: told apart without colours, too.
+# Darker for more runs, so that the bars differ without colours, too.
 SHADES = ("#a6bddb", "#3690c0", "#034e7b")
 INTRODUCTION = f"""\
-What `make bench` measured on a sandbox of its own: server, client and tasks share the machine, and nothing leaves it.
-No number here is a promise, and no test asserts one.
+`make bench` measured these figures on its own sandbox. Server, client and tasks share the machine, and no data leaves
+it. No figure is a promise, and no test asserts one.
 
-Requests go over plain HTTP on one connection that stays open: {REQUESTS} of each kind, after {WARM_UP} that do not \
-count. The runs in the database are copies of one that was executed, with the records of its tasks. Tasks and recovery \
-are measured with {SIZES[-1]:,} runs in the database."""
+Requests use plain HTTP on one open connection: {REQUESTS} of each kind, after {WARM_UP} that do not count. The runs \
+in the database are copies of one executed run with the records of its tasks. Tasks and recovery are measured with \
+{SIZES[-1]:,} runs in the database."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A table, with a title above it and a remark below."""
+    """A table with a title above and a remark below."""
 
     title: str
     columns: list[str]
@@ -45,7 +45,7 @@ class Section:
 
 
 def machine(packages: Sequence[str] = PARTS) -> str:
-    """Return what the numbers depend on: the day, the machine, and the versions."""
+    """Return the conditions of the figures: the day, the machine, and the versions of packages."""
     load = os.getloadavg()[0]
     parts = ", ".join([*(f"{name} {version(name)}" for name in packages), f"SQLite {sqlite3.sqlite_version}"])
     return (
@@ -55,7 +55,7 @@ def machine(packages: Sequence[str] = PARTS) -> str:
 
 
 def of_answers(latencies: dict[str, dict[int, Latency]]) -> Section:
-    """Return the table of requests."""
+    """Return the table about requests."""
     few, some, many = SIZES
     rows = []
     for name, found in latencies.items():
@@ -67,29 +67,29 @@ def of_answers(latencies: dict[str, dict[int, Latency]]) -> Section:
         ["request", *(f"{size:,} runs" for size in SIZES), f"to {few:,}", f"to {some:,}"],
         rows,
         f"The last two columns are ratios: p50 with {many:,} runs to p50 with {few:,} and with {some:,}. A page holds "
-        f"{PAGE} runs, with their tasks and the pipeline that they ran; with {few} runs it holds the few of the "
-        "benchmark itself, so the ratio to that is the ratio of a full page to an almost empty one. Both filters find "
-        "one run in ten.",
+        f"{PAGE} runs with their tasks and their pipeline. With {few} copies, a page holds only the few runs of the "
+        "benchmark itself, so the first ratio compares a full page with an almost empty one. Both filters find one run "
+        "in ten.",
     )
 
 
 def of_start_up(found: StartUp) -> list[Section]:
-    """Return the tables of tasks that do nothing."""
+    """Return the tables about tasks that do nothing."""
     return [_of_runs(found), _of_one_task(found), _of_comparison(found)]
 
 
 def of_recovery(seconds: list[float]) -> Section:
-    """Return the table of kills."""
+    """Return the table about kills of the server."""
     return Section(
         "From kill -9 of the server to its next answer, in s",
         ["kills", "median", "longest"],
         [[str(len(seconds)), f"{statistics.median(seconds):.2f}", f"{max(seconds):.2f}"]],
-        "`Sandbox.up()` notices that the server is gone and starts it again.",
+        "`Sandbox.up()` finds that the server has ended, and starts it again.",
     )
 
 
 def alternative_text(latencies: dict[str, dict[int, Latency]]) -> str:
-    """Say in words what the picture shows."""
+    """Describe the picture in words."""
     many = {name: found[SIZES[-1]] for name, found in latencies.items()}
     ordered = sorted(many, key=lambda name: many[name].p50)
     sizes = " and ".join([", ".join(f"{size:,}" for size in SIZES[:-1]), f"{SIZES[-1]:,}"])
@@ -144,9 +144,9 @@ def _of_runs(found: StartUp) -> Section:
         f"{TASKS} tasks that do nothing, in s",
         ["run", "whole", "before the first", "task", "gap", "after the last"],
         rows,
-        f"Medians of {ROUNDS} turns. *Whole* is from the request to the answer SUCCEEDED, for which is asked "
-        "every 20 ms. *Task* is from start to end by the server's records, *gap* from there to the start of the task "
-        "that follows. Side by side, as many tasks run at once as there are CPUs.",
+        f"Medians of {ROUNDS} turns. *Whole* is the time from the request to the state SUCCEEDED; the client asks "
+        "for the state every 20 ms. *Task* is the time from start to end in the server's records. *Gap* is the time from "
+        "the end of a task to the start of the next one. Side by side, one task runs per CPU.",
     )
 
 
@@ -159,10 +159,11 @@ def _of_one_task(found: StartUp) -> Section:
         ["together", each],
     ]
     return Section(
-        "Where the time of one of these tasks goes, in s",
+        "The parts of the time of one such task, in s",
         ["part", "seconds"],
         [[part, f"{seconds:z.3f}"] for part, seconds in rows],
-        "Of the chain: medians of task and gap. The first two parts are those of the same command by hand.",
+        "*Together* is the sum of the medians of task and gap in the chain. The first two parts come from the same "
+        "command by hand.",
     )
 
 
@@ -179,14 +180,14 @@ def _of_comparison(found: StartUp) -> Section:
         "Beside kfp.local, in s",
         ["what", "with", "seconds"],
         [[*row[:2], row[2] if isinstance(row[2], str) else f"{row[2]:.2f}"] for row in rows],
-        "`dsl.component` adds the pip command by itself; it installs kfp, from pip's cache where that holds it. The "
-        "sandbox makes an environment for it once; `kfp.local`, by default, for every task. With `use_venv=False`, "
-        "tasks run in the environment of the notebook. `kfp.local` has no server, records or cache.",
+        "`dsl.component` adds the pip command by default. It installs kfp, from pip's cache if kfp is in there. The "
+        "sandbox makes one environment for such tasks; `kfp.local` makes one for every task by default. With "
+        "`use_venv=False`, tasks run in the environment of the notebook. `kfp.local` has no server, records or cache.",
     )
 
 
 def _draw(latencies: dict[str, dict[int, Latency]]) -> Figure:
-    """Draw a group of bars for each request: filled to its p50, and in outline from there to its p95."""
+    """Draw a group of bars for each request. A bar is filled up to the p50, and an outline goes on to the p95."""
     figure = Figure(figsize=(9, 6.5), dpi=150)
     axes = figure.subplots()
     for place, found in enumerate(latencies.values()):

@@ -1,4 +1,4 @@
-"""The sandbox that is measured, and one connection to its Pipelines API that stays open."""
+"""The measured sandbox, and one open connection to its Pipelines API."""
 
 import http.client
 import json
@@ -20,21 +20,21 @@ from workshop.sandbox.pipelines_api import PipelinesApi
 from workshop.sandbox.pipelines_api.states import ENDED
 from workshop.sandbox.pipelines_api.tables import Store
 
-# The server closes a connection that has been silent for five seconds.
-SILENT_SECONDS = 3
-LOOK_EVERY_SECONDS = 0.02
-WITHIN_SECONDS = 120
+# The server closes a connection after five seconds without a request.
+MAX_IDLE_SECONDS = 3
+POLL_SECONDS = 0.02
+TIMEOUT_SECONDS = 120
 
 
 class BenchmarkError(Exception):
-    """Something that is to be measured does not work."""
+    """A measured program does not work."""
 
 
 class Server:
-    """A sandbox's Pipelines API.
+    """The Pipelines API of a sandbox.
 
     Args:
-        sandbox: the sandbox; started here.
+        sandbox: the sandbox; it is started here.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
@@ -43,7 +43,7 @@ class Server:
         self.store = Store(sandbox.directory / PipelinesApi.name / "pipelines.sqlite")
 
     def start(self) -> None:
-        """Start what does not run, and connect."""
+        """Start the servers that do not run, and connect."""
         self.sandbox.up()
         address = urlsplit(self.sandbox.environment()["KF_PIPELINES_ENDPOINT"])
         self._prefix = f"{address.path}/apis/v2beta1"
@@ -51,7 +51,7 @@ class Server:
         self._used = 0.0
 
     def kill(self) -> None:
-        """End the server's process as `kill -9` does, and return when it is gone."""
+        """End the server's process as `kill -9` does, and wait for its end."""
         record = next(record for part, record, _ in self.sandbox.status() if part.name == PipelinesApi.name)
         process = psutil.Process(record.pid)
         process.kill()
@@ -59,14 +59,14 @@ class Server:
             time.sleep(0.001)
 
     def timed(self, method: str, path: str, body: dict | None = None) -> tuple[float, bytes]:
-        """Make a request, and return the seconds to the last byte of its answer, and the answer.
+        """Make a request; return the seconds to the last byte of the response, and the body.
 
         Raises:
-            BenchmarkError: it is refused.
+            BenchmarkError: the status is not 200.
         """
         content = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} if content else {}
-        if time.monotonic() - self._used > SILENT_SECONDS:
+        if time.monotonic() - self._used > MAX_IDLE_SECONDS:
             self._connection.close()
             self._connection.connect()
         begun = time.perf_counter()
@@ -76,39 +76,43 @@ class Server:
         seconds = time.perf_counter() - begun
         self._used = time.monotonic()
         if answer.status != 200:
-            raise BenchmarkError(f"{method} {path} is answered with {answer.status}: {text.decode()}")
+            raise BenchmarkError(f"{method} {path}: expected status 200, got {answer.status}: {text.decode()}")
         return seconds, text
 
     def call(self, method: str, path: str, body: dict | None = None) -> dict:
-        """Make a request, and return what its answer says."""
+        """Make a request and return the JSON of the response."""
         return json.loads(self.timed(method, path, body)[1])
 
     def await_end(self, run_id: str, *states: str) -> None:
-        """Wait until a run has ended, in one of these states.
+        """Wait until a run has ended in one of these states.
 
         Raises:
-            BenchmarkError: it ends in another one, or not at all.
+            BenchmarkError: the run ends in another state, or does not end.
         """
-        deadline = time.monotonic() + WITHIN_SECONDS
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while (run := self.call("GET", f"/runs/{run_id}"))["state"] not in ENDED:
             if time.monotonic() > deadline:
-                raise BenchmarkError(f"a run is still {run['state']} after {WITHIN_SECONDS} s")
-            time.sleep(LOOK_EVERY_SECONDS)
+                raise BenchmarkError(f"a run is still {run['state']} after {TIMEOUT_SECONDS} s")
+            time.sleep(POLL_SECONDS)
         if run["state"] not in states:
-            raise BenchmarkError(f"a run is {run['state']}: {run.get('error')}")
+            raise BenchmarkError(f"a run ended as {run['state']} instead of {' or '.join(states)}: {run.get('error')}")
 
     def await_task(self, run_id: str) -> None:
-        """Wait until a task of a run is at work."""
-        deadline = time.monotonic() + WITHIN_SECONDS
+        """Wait until a task of a run has started.
+
+        Raises:
+            BenchmarkError: no task starts.
+        """
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while not any(t["started"] and t["kind"] != "dag" for t in self.call("GET", f"/runs/{run_id}/tasks")["tasks"]):
             if time.monotonic() > deadline:
-                raise BenchmarkError(f"no task has started after {WITHIN_SECONDS} s")
-            time.sleep(LOOK_EVERY_SECONDS)
+                raise BenchmarkError(f"no task has started after {TIMEOUT_SECONDS} s")
+            time.sleep(POLL_SECONDS)
 
 
 @contextmanager
 def fresh_server() -> Iterator[Server]:
-    """Give a server with an empty database, in a sandbox that is gone afterwards."""
+    """Return a server with an empty database, in a sandbox that is deleted at the end."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         sandbox = Sandbox(Path(folder).resolve() / "sandbox")
         try:
@@ -119,7 +123,7 @@ def fresh_server() -> Iterator[Server]:
 
 @cache
 def compiled(pipeline) -> dict:
-    """Compile a pipeline, and return its spec."""
+    """Compile a pipeline and return its spec."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "pipeline.yaml")
         compiler.Compiler().compile(pipeline, str(path))
@@ -127,10 +131,10 @@ def compiled(pipeline) -> dict:
 
 
 def run_of(pipeline) -> dict:
-    """Return the request for a run of a pipeline."""
+    """Return the body of the request that creates a run of a pipeline."""
     return {"display_name": f"a run of {pipeline.name}", "pipeline_spec": compiled(pipeline)}
 
 
 def cores() -> int:
-    """Return how many runs, and how many tasks of a run, the sandbox executes at once."""
+    """Return the number of runs, and of tasks in a run, that the sandbox executes at once."""
     return os.cpu_count() or 1

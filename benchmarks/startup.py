@@ -1,4 +1,4 @@
-"""How long a pipeline takes whose tasks do nothing: here, started by hand, and with `kfp.local`."""
+"""Measures pipelines with tasks that do nothing: in the sandbox, by hand, and with `kfp.local`."""
 
 import json
 import os
@@ -22,18 +22,18 @@ from workshop.sandbox.component_environment import ensure
 from workshop.sandbox.pipelines_api.tables import Run, TaskRecord
 
 ROUNDS = 5
-LOCAL_WITHIN_SECONDS = 60
+LOCAL_TIMEOUT_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What a run took, in seconds.
+    """The times of a run, in seconds.
 
     Attributes:
-        whole: from the request that creates it to the answer that says that it has succeeded.
+        whole: from the request that creates the run to the response with the state SUCCEEDED.
         before: from that request to the start of the first task.
-        task: the median from the start of a task to its end, by the server's records.
-        gap: the median from the end of a task, which makes room for the next, to the start of that one.
+        task: the median from the start of a task to its end, in the server's records.
+        gap: the median from the end of a task to the start of the task that takes its place.
         after: from the end of the last task to the end of the run.
     """
 
@@ -46,12 +46,12 @@ class Timing:
 
 @dataclass(frozen=True)
 class Floor:
-    """The seconds of processes that are started by hand.
+    """The seconds of processes without the sandbox.
 
     Attributes:
-        one: the median of ten, one after the other.
-        chain: all ten, one after the other.
-        side_by_side: all ten, as many at once as there are cores.
+        one: the median of ten processes that run one after the other.
+        chain: all ten processes, one after the other.
+        side_by_side: all ten processes, one per core at a time.
     """
 
     one: float
@@ -61,14 +61,14 @@ class Floor:
 
 @dataclass(frozen=True)
 class StartUp:
-    """All that was measured of tasks that do nothing.
+    """All figures of tasks that do nothing.
 
     Attributes:
-        interpreter, executor: Python alone, and the command of a task, started by hand.
+        interpreter, executor: Python alone, and the command of a task, without the sandbox.
         chain, side_by_side: runs of ten tasks.
-        first_after_pip, next_after_pip: the seconds of a run of one task as kfp makes it by default, with a pip
-            command. The first makes an environment for the packages, in which all later ones run.
-        local_chain, local_venv: the seconds of `kfp.local`, or why it could not.
+        first_after_pip, next_after_pip: the seconds of a run of one task with kfp's default pip command. The first run
+            makes an environment for the packages; all later runs use it.
+        local_chain, local_venv: the seconds of `kfp.local`, or the reason why it failed.
     """
 
     interpreter: Floor
@@ -82,17 +82,17 @@ class StartUp:
 
 
 def measure(server: Server, tell: Callable[[str], None]) -> StartUp:
-    """Measure tasks that do nothing; what is compared takes turns, so that it meets the same moods of the machine.
+    """Measure tasks that do nothing. The compared ways take turns, so other load on the machine meets all of them.
 
     Args:
         server: the server.
-        tell: takes what is being done.
+        tell: prints the current step.
     """
-    # What is started by hand and by kfp.local leaves its scripts in the folder for temporary files.
+    # The processes without the sandbox, and kfp.local, leave scripts in the folder for temporary files.
     with tempfile.TemporaryDirectory() as scratch:
         turns = []
         for number in range(ROUNDS):
-            tell(f"{zero_work.TASKS} tasks of zero work, by hand and in runs, {number + 1} of {ROUNDS}")
+            tell(f"{zero_work.TASKS} tasks that do nothing, by hand and in runs, {number + 1} of {ROUNDS}")
             floors = (_floor(["python3", "-c", "pass"], scratch), _executor(scratch))
             turns.append((*floors, _run(server, zero_work.chain, 1), _run(server, zero_work.side_by_side, cores())))
         tell("one task with the pip command that dsl.component adds, twice")
@@ -103,13 +103,13 @@ def measure(server: Server, tell: Callable[[str], None]) -> StartUp:
 
 
 def _middle(found: Sequence):
-    """Return the median of every field of some timings of one kind."""
+    """Return the medians of all fields of timings."""
     names = [field.name for field in fields(found[0])]
     return type(found[0])(**{name: statistics.median(getattr(one, name) for one in found) for name in names})
 
 
 def _executor(scratch: str) -> Floor:
-    """Return what the command of a task takes by hand."""
+    """Measure the command of a task without the sandbox."""
     container = compiled(zero_work.one)["deploymentSpec"]["executors"]["exec-nothing"]["container"]
     given = json.dumps({"inputs": {}, "outputs": {"outputFile": f"{scratch}/executor_output.json"}})
     command = [part.replace("{{$}}", given) for part in (*container["command"], *container["args"])]
@@ -117,11 +117,11 @@ def _executor(scratch: str) -> Floor:
 
 
 def _local_engine(scratch: str, *arguments: str) -> float | str:
-    """Return the seconds that `kfp.local` takes for a pipeline, or why it could not run it.
+    """Return the seconds of a pipeline with `kfp.local`, or the reason why it failed.
 
     Args:
-        scratch: where temporary files go.
-        arguments: those of `benchmarks.local_engine`.
+        scratch: the folder for temporary files.
+        arguments: the arguments of `benchmarks.local_engine`.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.local_engine", *arguments],
@@ -133,12 +133,12 @@ def _local_engine(scratch: str, *arguments: str) -> float | str:
         start_new_session=True,
     )
     try:
-        said = process.communicate(timeout=LOCAL_WITHIN_SECONDS)[0].split()
+        output = process.communicate(timeout=LOCAL_TIMEOUT_SECONDS)[0].split()
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        return f"not done after {LOCAL_WITHIN_SECONDS} s"
-    return float(said[-1]) if process.returncode == 0 else "it failed; it installs packages, which may need a network"
+        return f"not finished after {LOCAL_TIMEOUT_SECONDS} s"
+    return float(output[-1]) if process.returncode == 0 else "failed; it installs packages, which may need a network"
 
 
 def _run(server: Server, pipeline, at_once: int) -> Timing:
@@ -150,7 +150,7 @@ def _run(server: Server, pipeline, at_once: int) -> Timing:
         run = session.exec(select(Run).where(Run.run_id == run_id)).one()
         tasks = session.exec(select(TaskRecord).where(TaskRecord.run_id == run_id, TaskRecord.kind != "dag")).all()
     if any(task.cached for task in tasks):
-        raise BenchmarkError("a task was not run, but taken from the cache")
+        raise BenchmarkError("a task was taken from the cache instead of executed")
     starts, ends = sorted(task.started for task in tasks), sorted(task.ended for task in tasks)
     gaps = [start - end for start, end in zip(starts[at_once:], ends, strict=False)]
     return Timing(
@@ -163,7 +163,7 @@ def _run(server: Server, pipeline, at_once: int) -> Timing:
 
 
 def _floor(command: list[str], scratch: str) -> Floor:
-    """Return what a command takes by hand, in the environment of the tasks."""
+    """Measure a command in the environment of the tasks, without the sandbox."""
     path = f"{ensure() / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     environment = {"PATH": path, "HOME": str(Path.home()), "TMPDIR": scratch}
 
@@ -172,7 +172,7 @@ def _floor(command: list[str], scratch: str) -> Floor:
         subprocess.run(command, env=environment, check=True, capture_output=True)
         return time.perf_counter() - begun
 
-    start(0)  # from here on, its files are in the memory of the machine
+    start(0)  # after this, its files are in the page cache
     begun = time.perf_counter()
     one_by_one = [start(number) for number in range(zero_work.TASKS)]
     between = time.perf_counter()

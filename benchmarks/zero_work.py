@@ -1,4 +1,4 @@
-"""Pipelines whose tasks do nothing, so that what they take is what starting them takes."""
+"""Pipelines with tasks that do nothing, so the time of a task is the time to start it."""
 
 from kfp import dsl
 
@@ -20,7 +20,7 @@ def sleep(seconds: float):
 
 @dsl.component(base_image=IMAGE)
 def nothing_after_pip():
-    """The same with what `dsl.component` adds by itself: `pip install kfp` before every task."""
+    """Do nothing after `pip install kfp`, which `dsl.component` adds to every task by default."""
 
 
 @dsl.pipeline(name="one")
@@ -30,7 +30,7 @@ def one():
 
 @dsl.pipeline(name="chain")
 def chain():
-    """Ten tasks, each after the one before."""
+    """Run ten tasks, each after the one before."""
     before = nothing().set_caching_options(False)
     for _ in range(TASKS - 1):
         before = nothing().set_caching_options(False).after(before)
@@ -38,7 +38,7 @@ def chain():
 
 @dsl.pipeline(name="side-by-side")
 def side_by_side():
-    """Ten tasks, none of which waits for another."""
+    """Run ten tasks that do not wait for each other."""
     for _ in range(TASKS):
         nothing().set_caching_options(False)
 

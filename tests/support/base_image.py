@@ -46,7 +46,9 @@ def ensure(client: docker.DockerClient) -> None:
         packages = "--include=python3,python3-pip,ca-certificates"
         _call("debootstrap", "--variant=minbase", packages, RELEASE, str(root), *_mirror())
         python = next((root / "usr/lib").glob("python3.*"))
-        (python / "EXTERNALLY-MANAGED").unlink()  # pip may install into the system's Python, as in the official image `python`
+        (
+            python / "EXTERNALLY-MANAGED"
+        ).unlink()  # pip may install into the system's Python, as in the official image `python`
         _import(client, root, PLAIN)
         version, target = python.name.removeprefix("python"), root / "usr/local/lib" / python.name / "dist-packages"
         _call(
