@@ -51,7 +51,7 @@ READERS = {
 # These ways run in another environment: s3fs needs an older botocore than the project.
 OTHER_ENVIRONMENT = ("s3fs", "smart_open")
 REQUIREMENTS = ROOT / "benchmarks" / "requirements.txt"
-WITHIN_SECONDS = 1800
+TIMEOUT_SECONDS = 1800
 INTRODUCTION = """\
 `make bench` measured these figures on its own sandbox. SeaweedFS and each way share the machine, and no data leaves \
 it. No figure is a promise, and no test asserts one.
@@ -221,7 +221,7 @@ def run(way: str, *arguments: str) -> Taken:
     command = [*uv, "python", *script] if way in OTHER_ENVIRONMENT else [sys.executable, *script]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     before = _server_cpu()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_SECONDS, env=environment, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment, cwd=ROOT)
     if done.returncode != 0:
         raise BenchmarkError(f"{way} failed: {done.stderr[-2000:]}")
     return Taken(**json.loads(done.stdout.splitlines()[-1]), server_cpu=_server_cpu() - before)

@@ -145,8 +145,8 @@ def _of_runs(found: StartUp) -> Section:
         ["run", "whole", "before the first", "task", "gap", "after the last"],
         rows,
         f"Medians of {ROUNDS} turns. *Whole* is the time from the request to the state SUCCEEDED; the client asks "
-        "for the state every 20 ms. *Task* is the time from start to end in the server's records. *Gap* is the time from "
-        "the end of a task to the start of the next one. Side by side, one task runs per CPU.",
+        "for the state every 20 ms. *Task* is the time from start to end in the server's records. *Gap* is the time "
+        "from the end of a task to the start of the next one. Side by side, one task runs per CPU.",
     )
 
 

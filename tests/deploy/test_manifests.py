@@ -1,4 +1,4 @@
-"""`deploy/`: what Kubernetes, eksctl, kind and IAM are sent is what these take, as far as it can be known here."""
+"""The files of `deploy/` are valid for Kubernetes, eksctl, kind and IAM, as far as published schemas show it."""
 
 import copy
 import importlib
@@ -18,7 +18,7 @@ from workshop.project import ROOT, versions
 DEPLOY = ROOT / "deploy"
 KUBERNETES = versions()["KUBERNETES_VERSION"]
 IMAGE = f"123456789012.dkr.ecr.us-east-1.amazonaws.com/lessons@sha256:{'a' * 64}"
-# A value for every name that the scripts fill in.
+# A value for every variable in the files; the scripts fill in these variables.
 VALUES = versions() | {
     "CLUSTER_NAME": "kubeflow-demo",
     "NODE_TYPE": "m6i.xlarge",
@@ -38,7 +38,7 @@ VALUES = versions() | {
 
 
 def fields(*required: str, **known) -> dict:
-    """Return the schema of an object with only these fields."""
+    """Return the JSON schema of an object with these fields and no others."""
     return {"type": "object", "properties": known, "required": list(required), "additionalProperties": False}
 
 
@@ -50,9 +50,9 @@ TEXT = {"type": "string", "minLength": 1}
 SWITCH = {"type": "boolean"}
 COUNT = {"type": "integer", "minimum": 0}
 LABELS = {"type": "object", "additionalProperties": TEXT}
-ANY = {}  # checked elsewhere
+ANY = {}  # `pods` checks these fields
 
-# https://docs.aws.amazon.com/eks/latest/eksctl/schema.html: what of it is used here.
+# The used part of https://docs.aws.amazon.com/eks/latest/eksctl/schema.html
 CLUSTER_CONFIG = fields(
     *("apiVersion", "kind", "metadata", "iam", "addons", "managedNodeGroups"),
     apiVersion={"const": "eksctl.io/v1alpha5"},
@@ -137,7 +137,7 @@ def rendered(path) -> str:
 
 
 def documents() -> dict[str, dict]:
-    """Return every document of every YAML file of deploy/, filled in, by its file and kind."""
+    """Return all documents in the YAML files of deploy/, with values filled in, by file and kind."""
     return {
         f"{path.relative_to(DEPLOY)} {document['kind']}": document
         for path in sorted(DEPLOY.rglob("*.yaml"))
@@ -146,7 +146,7 @@ def documents() -> dict[str, dict]:
 
 
 def pods(document: dict) -> list[dict]:
-    """Return the pods that come of a custom resource: Kubernetes itself does not look into one."""
+    """Return the pods in a custom resource. Kubernetes' own schemas do not cover the inside of such a resource."""
     if document["kind"] == "Notebook":
         return [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, **document["spec"]["template"]}]
     if document["kind"] == "PodDefault":
@@ -159,7 +159,7 @@ def pods(document: dict) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def kubernetes_validate(tmp_path_factory):
-    """The validator with Kubernetes' own schemas, from a folder of its own; pyproject.toml says why."""
+    """The validator with Kubernetes' own schemas, installed in a separate folder; pyproject.toml says why."""
     folder = str(tmp_path_factory.mktemp("validator"))
     requirements = str(ROOT / "tests" / "deploy" / "requirements.txt")
     install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--require-hashes", "--target", folder]
@@ -173,7 +173,7 @@ def kubernetes_validate(tmp_path_factory):
 
 @pytest.fixture
 def check(kubernetes_validate):
-    """Raise what is wrong with a document: a field that its owner does not know, or a value of the wrong type."""
+    """Return a function that raises an error for an unknown field or a value of the wrong type in a document."""
     return lambda document: check_with(kubernetes_validate, document)
 
 
@@ -190,7 +190,7 @@ POLICIES = sorted((DEPLOY / "iam").glob("*.json"))
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_document_has_only_fields_that_its_owner_knows(check, name):
+def test_every_document_has_only_known_fields(check, name):
     check(DOCUMENTS[name])
 
 
@@ -208,7 +208,7 @@ def test_every_document_has_only_fields_that_its_owner_knows(check, name):
     ],
     ids=str,
 )
-def test_a_misspelled_field_would_be_seen(check, kubernetes_validate, name, path):
+def test_a_misspelled_field_is_an_error(check, kubernetes_validate, name, path):
     document = copy.deepcopy(DOCUMENTS[name])
     place = document
     for step in path:
@@ -218,17 +218,17 @@ def test_a_misspelled_field_would_be_seen(check, kubernetes_validate, name, path
         check(document)
 
 
-def test_every_document_is_among_those_in_which_a_misspelling_was_tried():
-    marks = test_a_misspelled_field_would_be_seen.pytestmark
+def test_a_misspelled_field_is_tried_in_every_document():
+    marks = test_a_misspelled_field_is_an_error.pytestmark
     assert {name for name, _ in marks[0].args[1]} == set(DOCUMENTS)
 
 
-def test_the_configuration_in_the_launchers_text_has_only_known_fields():
+def test_the_launchers_configuration_has_only_known_fields():
     text = DOCUMENTS["kubeflow/kfp-launcher.yaml ConfigMap"]["data"]["providers"]
     jsonschema.validate(yaml.safe_load(text), PROVIDERS)
 
 
-def test_a_script_gives_each_template_exactly_the_values_that_it_needs():
+def test_the_scripts_give_each_template_exactly_its_variables():
     # render FILE NAME=VALUE..., or render_json, to the end of the command.
     scripts = "\n".join(path.read_text() for path in (ROOT / "scripts").glob("*.sh")).replace("\\\n", " ")
     calls = re.findall(r'render(?:_json)? "?(?:\$PROJECT/)?(deploy/[\w./-]+)"?(.*)', scripts)
@@ -239,26 +239,27 @@ def test_a_script_gives_each_template_exactly_the_values_that_it_needs():
         assert given.get(str(path.relative_to(ROOT))) == placeholders(path.read_text()), path
 
 
-def test_every_file_is_used():
-    files = [*(ROOT / "scripts").glob("*.sh"), *(ROOT / "notebooks").glob("*.ipynb"), ROOT / "README.md"]
+def test_a_script_lesson_or_the_readme_uses_every_file():
+    scripts = [*(ROOT / "scripts").glob("*.sh"), *(ROOT / "scripts").glob("*.py")]
+    files = [*scripts, *(ROOT / "notebooks").glob("*.ipynb"), ROOT / "README.md"]
     text = "\n".join(path.read_text() for path in files)
     unused = [path for path in DEPLOY.rglob("*") if path.is_file() and str(path.relative_to(ROOT)) not in text]
     assert unused == []
 
 
-def test_images_are_named_by_their_digest():
+def test_every_image_has_a_digest():
     images = re.findall(r"\bimage: (\S+)", "".join(rendered(path) for path in DEPLOY.rglob("*.yaml")))
     assert len(images) >= 2
     assert all(re.search(r"@sha256:[0-9a-f]{64}$", image) for image in images), images
 
 
-def test_the_local_cluster_has_the_same_kubernetes_as_the_one_on_aws():
+def test_the_local_cluster_and_the_one_on_aws_have_the_same_kubernetes():
     (node,) = DOCUMENTS["kind/cluster.yaml Cluster"]["nodes"]
     assert node["image"].startswith(f"kindest/node:v{KUBERNETES}.")
     assert DOCUMENTS["cluster.yaml ClusterConfig"]["metadata"]["version"] == KUBERNETES
 
 
-def test_nodes_have_the_policies_that_they_need_and_none_that_does_not_exist():
+def test_nodes_have_exactly_the_policies_that_they_need_and_all_of_them_exist():
     (nodes,) = DOCUMENTS["cluster.yaml ClusterConfig"]["managedNodeGroups"]
     policies = [arn.removeprefix("arn:aws:iam::aws:policy/") for arn in nodes["iam"]["attachPolicyARNs"]]
     # https://docs.aws.amazon.com/eks/latest/userguide/create-node-role.html
@@ -266,13 +267,13 @@ def test_nodes_have_the_policies_that_they_need_and_none_that_does_not_exist():
     assert set(policies) <= set(json.loads(aws_managed_policies_data))
 
 
-def test_what_is_billed_by_the_cluster_is_tagged():
+def test_billed_resources_of_the_cluster_carry_the_tag():
     config = DOCUMENTS["cluster.yaml ClusterConfig"]
     for tagged in (config["metadata"], *config["managedNodeGroups"]):
         assert tagged["tags"] == {"project": "first-kubeflow-pipeline"}
 
 
-def test_the_pod_default_of_lesson_3_is_the_one_that_is_applied():
+def test_the_pod_default_in_lesson_03_is_that_of_deploy():
     lesson = json.loads((ROOT / "notebooks/03_reach_s3.ipynb").read_text())
     (shown,) = [text for cell in lesson["cells"] if "kind: PodDefault" in (text := "".join(cell["source"]))]
     secret, pod_default = yaml.safe_load_all(shown.partition("```yaml\n")[2].partition("```")[0])
@@ -283,30 +284,30 @@ def test_the_pod_default_of_lesson_3_is_the_one_that_is_applied():
     assert keys == set(secret["stringData"])
 
 
-def complaints(policy: dict) -> list[str]:
-    """Return what cfn-lint, which knows IAM's policy language and every action, has against a policy."""
+def problems(policy: dict) -> list[str]:
+    """Return the problems that cfn-lint finds in a policy. It knows IAM's policy language and all actions."""
     trust = any("Principal" in statement for statement in policy["Statement"])
     kind, field = ("Role", "AssumeRolePolicyDocument") if trust else ("ManagedPolicy", "PolicyDocument")
     template = {"Resources": {"It": {"Type": f"AWS::IAM::{kind}", "Properties": {field: policy}}}}
     found = cfnlint.api.lint_all(json.dumps(template))
-    # Those that begin with I are advice on templates, of which there are none here.
+    # Rules that begin with I are advice on CloudFormation templates; the template here is only a wrapper.
     return [f"{match.rule.id} {match.message}" for match in found if match.rule.id[0] in "EW"]
 
 
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.name)
-def test_policies_are_what_iam_takes(path):
-    assert complaints(json.loads(rendered(path))) == []
+def test_policies_are_valid_for_iam(path):
+    assert problems(json.loads(rendered(path))) == []
 
 
 @pytest.mark.parametrize("change", [{"Action": "s3:ListBuckets"}, {"Efect": "Allow"}, {"Effect": "Maybe"}], ids=str)
-def test_a_mistake_in_a_policy_would_be_seen(change):
+def test_a_mistake_in_a_policy_is_a_problem(change):
     policy = json.loads(rendered(DEPLOY / "iam/s3-one-bucket.json"))
     policy["Statement"][0] |= change
-    assert complaints(policy)
+    assert problems(policy)
 
 
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.name)
-def test_no_policy_allows_every_action_or_everything_on_everything(path):
+def test_no_policy_allows_all_actions_or_all_resources(path):
     for statement in json.loads(rendered(path))["Statement"]:
         assert not {"NotAction", "NotResource", "NotPrincipal"} & set(statement)
         actions, resources = (statement.get(name, []) for name in ("Action", "Resource"))
@@ -317,7 +318,7 @@ def test_no_policy_allows_every_action_or_everything_on_everything(path):
         assert statement.get("Principal") != "*"
 
 
-def test_rights_on_the_bucket_and_rights_on_its_objects_are_not_swapped():
+def test_rights_on_the_bucket_and_rights_on_its_objects_have_the_right_resource():
     of_objects = {"s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"}
     for statement in json.loads(rendered(DEPLOY / "iam/s3-one-bucket.json"))["Statement"]:
         for action in statement["Action"]:

@@ -1,6 +1,6 @@
 """Both images, built and pushed by the scripts on a real Docker engine, with a real registry.
 
-They take minutes the first time, so they run only when asked for: `WORKSHOP_TEST_IMAGES=1 pytest -n 0 tests/docker`.
+The first builds take minutes, so these tests run only on request: `WORKSHOP_TEST_IMAGES=1 pytest -n 0 tests/docker`.
 """
 
 import json
@@ -57,7 +57,7 @@ def engine() -> docker.DockerClient:
 
 @pytest.fixture(scope="session")
 def environment(engine, tmp_path_factory) -> dict[str, str]:
-    """What makes the scripts take a `docker` that can build, and an image that debootstrap has made."""
+    """The variables with which the scripts use a `docker` that can build, and a base image made by debootstrap."""
     with FileLock(tmp_path_factory.getbasetemp().parent / "image.lock"):
         try:
             base_image.ensure(engine)
@@ -70,7 +70,7 @@ def environment(engine, tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def script(environment, tmp_path_factory):
-    """Call a script of the images."""
+    """Return a function that calls a script without the settings of this machine."""
     base = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "WORKSHOP_", "REGISTRY"))}
     base |= environment | {"WORKSHOP_SETTINGS": str(tmp_path_factory.getbasetemp() / "none.env")}
 
@@ -85,7 +85,7 @@ def script(environment, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def build(script, tmp_path_factory):
-    """Build one of the images, once for all processes of this run, and return its name."""
+    """Return a function that builds an image, once for all processes of this run, and returns its name."""
 
     def once(kind: str) -> str:
         with FileLock(tmp_path_factory.getbasetemp().parent / f"{kind}.lock"):
@@ -106,7 +106,7 @@ def notebook(build) -> str:
 
 @pytest.fixture(scope="session")
 def pushed(script, component, shared_sandbox, tmp_path_factory) -> str:
-    """The component image in the sandbox's registry, by its digest."""
+    """The name of the component image in the sandbox's registry, with its digest."""
     registry = shared_sandbox.environment()["REGISTRY"]
     if not registry.startswith("127."):
         pytest.skip("the sandbox has no registry; to run it: apt-get install docker-registry")
@@ -115,9 +115,9 @@ def pushed(script, component, shared_sandbox, tmp_path_factory) -> str:
 
 @pytest.fixture
 def notebook_server(engine, notebook):
-    """Start notebook servers on one volume for the home, empty at first, and remove both at the end."""
+    """Return a function that starts a notebook server on an empty volume for the home; remove all at the end."""
     volume, started = engine.volumes.create(f"test-home-{uuid.uuid4().hex}"), []
-    # A volume takes over what the image has in its place; one in Kubernetes does not, so it is mounted bare first.
+    # Docker copies the image's files into a new volume, and Kubernetes does not. A first mount elsewhere prevents this.
     engine.containers.run(
         notebook, ["chown", "1000:100", "/mnt"], user="0", volumes={volume.name: {"bind": "/mnt"}}, remove=True
     )
@@ -144,8 +144,8 @@ def notebook_server(engine, notebook):
 
 
 @contextmanager
-def forgotten(engine, image: str):
-    """Take an image from the engine, with its layers unless another process of these tests may be using them."""
+def removed(engine, image: str):
+    """Remove an image from the engine. Its layers stay if another process of these tests may use them."""
     found = engine.images.get(image)
     names = found.tags if "PYTEST_XDIST_WORKER" not in os.environ else [t for t in found.tags if t.startswith("127.")]
     for name in names:
@@ -172,7 +172,7 @@ def inside(container, *command: str) -> str:
 
 
 def ask(container, path: str) -> dict:
-    """Make a request to a notebook server from inside; retried until it is up."""
+    """Make a request to a notebook server from inside its container; repeat it until the server answers."""
     source = f"""
 import json, time, urllib.error, urllib.request
 for _ in range(300):
@@ -192,7 +192,7 @@ for _ in range(300):
 def run_the_pipeline(runner: str, image: str, folder: Path, **arguments: str) -> dict:
     root = folder / "root"
     root.mkdir(parents=True)
-    root.chmod(0o777)  # the user of the image is not this one
+    root.chmod(0o777)  # the image runs as another user
     program = folder / "program.py"
     program.write_text(RUN_THE_PIPELINE)
     command = [sys.executable, str(program), runner, str(root), json.dumps(arguments)]
@@ -202,12 +202,10 @@ def run_the_pipeline(runner: str, image: str, folder: Path, **arguments: str) ->
     return json.loads(last_line(done))
 
 
-def test_the_pushed_image_runs_the_pipeline_to_the_same_rows_as_processes(
-    engine, pushed, s3, bucket, olist_zip, tmp_path
-):
+def test_the_pushed_image_and_plain_processes_produce_the_same_rows(engine, pushed, s3, bucket, olist_zip, tmp_path):
     s3.upload_file(str(olist_zip), bucket, "olist.zip")
     arguments = {"bucket_name": bucket, "zip_key": "olist.zip", "csv_name": "olist_orders_dataset.csv"}
-    with forgotten(engine, pushed):
+    with removed(engine, pushed):
         engine.images.pull(pushed)
     tmp_path.chmod(0o755)
     in_docker = run_the_pipeline("docker", pushed, tmp_path / "docker", output_prefix="in-docker", **arguments)
@@ -215,13 +213,13 @@ def test_the_pushed_image_runs_the_pipeline_to_the_same_rows_as_processes(
     assert in_docker == in_process and in_docker["rows"] > 20
 
 
-def test_pushing_again_pushes_nothing_and_names_the_same_digest(script, pushed, shared_sandbox):
+def test_a_second_push_pushes_nothing_and_prints_the_same_digest(script, pushed, shared_sandbox):
     again = script("push_image.sh", REGISTRY=shared_sandbox.environment()["REGISTRY"])
     assert again.stdout == f"{pushed}\n" and "there already; nothing to do" in again.stderr
     assert pushed.partition("/")[2].startswith("python-components@sha256:")
 
 
-def test_lesson_02_gives_the_image_by_its_digest(environment, pushed, s3, tmp_path):
+def test_lesson_02_writes_the_image_with_its_digest(environment, pushed, s3, tmp_path):
     os.environ |= environment
     prepare_folder(tmp_path / "work")
     result = run_one(toc.select(["02"])[0], tmp_path / "work", {})
@@ -229,7 +227,7 @@ def test_lesson_02_gives_the_image_by_its_digest(environment, pushed, s3, tmp_pa
     assert (tmp_path / "work" / "image.txt").read_text().split()[-1] == pushed
 
 
-def test_building_again_builds_nothing(script, component):
+def test_a_second_build_builds_nothing(script, component):
     again = script("build_image.sh", "component", "--", "--network", "host")
     assert again.stdout == f"{component}\n" and "there already; nothing to do" in again.stderr
 
@@ -243,7 +241,7 @@ def test_two_builds_have_the_same_layers(engine, script, component):
     try:
         first, second = engine.images.get(component), engine.images.get(again)
         assert first.attrs["RootFS"] == second.attrs["RootFS"]
-        # From 23.0 on, the engine's builder writes SOURCE_DATE_EPOCH into the image's description, too.
+        # From version 23 on, the engine's builder writes SOURCE_DATE_EPOCH into the image's description, too.
         if int(engine.version()["Version"].partition(".")[0]) >= 23:
             assert first.id == second.id
     finally:
@@ -271,7 +269,7 @@ def test_the_image_has_no_compiler_no_health_check_and_no_root(engine, component
     assert "setuptools" not in run_in(engine, component, "ls /opt/venv/lib/python3*/site-packages")
 
 
-def test_the_image_holds_what_the_lock_names_and_nothing_else(engine, component):
+def test_the_image_holds_the_packages_of_the_lock_and_no_others(engine, component):
     found = run_in(engine, component, "python3 -m pip list --format freeze")
     versions = run_in(engine, component, "python3 -c 'import sys; print(sys.version_info[1])'").strip()
     command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-annotate", "--no-header", "--no-deps"]
@@ -286,7 +284,7 @@ def normal(pin: str) -> str:
     return pin.lower().replace("_", "-").replace(".", "-")
 
 
-def test_nothing_of_this_machines_pip_and_settings_is_in_the_images(engine, component, notebook):
+def test_the_images_hold_no_pip_configuration_and_no_settings_of_this_machine(engine, component, notebook):
     places = '/run/secrets /etc/pip.conf "$(getent passwd 0 | cut -d: -f6)/.config/pip" /build'
     for image in (component, notebook):
         assert run_in(engine, image, f"ls -A {places} 2>/dev/null || true", user="0") == ""
@@ -310,16 +308,16 @@ def test_packages_to_install_reach_a_task_on_a_read_only_root(engine, component,
     assert said == "42\n"
 
 
-def test_a_notebook_server_answers_below_its_prefix_and_any_page_may_ask_it(notebook_server):
+def test_a_notebook_server_answers_below_its_prefix_for_any_origin(notebook_server):
     container = notebook_server()
     answer = ask(container, "/notebook/me/lessons/api/status")
     assert answer["status"] == 200 and answer["headers"]["Access-Control-Allow-Origin"] == "*"
-    assert ask(container, "/notebook/me/lessons/lab")["status"] == 200  # no login: Kubeflow has asked for it
+    assert ask(container, "/notebook/me/lessons/lab")["status"] == 200  # no login: Kubeflow checks the user
     assert ask(container, "/api/status")["status"] == 404
     assert inside(container, "id").startswith("uid=1000(jovyan) gid=100(users)")
 
 
-def test_lessons_appear_in_an_empty_home_and_a_second_start_keeps_what_the_reader_changed(notebook_server):
+def test_lessons_appear_in_an_empty_home_and_a_second_start_keeps_the_readers_changes(notebook_server):
     container = notebook_server()
     ask(container, "/notebook/me/lessons/api/status")
     lessons = inside(container, "ls", f"{LESSONS}/notebooks").split()
@@ -331,7 +329,7 @@ def test_lessons_appear_in_an_empty_home_and_a_second_start_keeps_what_the_reade
     assert "README.md" not in inside(second, "ls", LESSONS)
 
 
-def test_a_copy_that_was_interrupted_is_made_again(notebook_server):
+def test_an_interrupted_copy_of_the_lessons_is_repeated(notebook_server):
     container = notebook_server(command=["sh", "-c", f"mkdir {LESSONS}.part && touch {LESSONS}.part/half"])
     container.wait()
     second = notebook_server()
@@ -340,7 +338,7 @@ def test_a_copy_that_was_interrupted_is_made_again(notebook_server):
     assert inside(second, "ls", "/home/jovyan") == "first-kubeflow-pipeline\n"
 
 
-def test_a_notebook_imports_the_readers_own_copy_of_the_project_and_pip_works(notebook_server):
+def test_a_notebook_imports_the_readers_copy_of_the_project_and_pip_works(notebook_server):
     container = notebook_server()
     ask(container, "/notebook/me/lessons/api/status")
     source = """
