@@ -28,6 +28,7 @@ HINTS = {
     "404": "the bucket or the key does not exist: check both names",
     "403": "these credentials do not allow it, or the object does not exist: check both",
     "AccessDenied": "these credentials do not allow it, or the object does not exist: check both",
+    "NoSuchBucket": "create the bucket, or check its name",
     "ExpiredToken": "the temporary credentials have expired: get new ones",
     "InvalidAccessKeyId": "this S3 does not know AWS_ACCESS_KEY_ID: check the key and the endpoint",
     "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY does not belong to AWS_ACCESS_KEY_ID: set both from one key pair",
