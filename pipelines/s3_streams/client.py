@@ -95,7 +95,7 @@ def with_retries(action: str, request: Callable[[], T]) -> T:
 
 def error_code(error: BaseException) -> str:
     """Return S3's code for an error of botocore; "" when S3 did not answer."""
-    code: str = getattr(error, "response", {}).get("Error", {}).get("Code", "")
+    code: str = _response(error).get("Error", {}).get("Code", "")
     return code
 
 
@@ -139,10 +139,15 @@ def _network_errors() -> tuple[type[Exception], ...]:
     )
 
 
+def _response(error: BaseException) -> dict[str, Any]:
+    """Return S3's response in an error; {} when S3 did not answer. Some errors of botocore have None as response."""
+    return getattr(error, "response", None) or {}
+
+
 def _is_retryable(error: Exception) -> bool:
     if isinstance(error, _network_errors()):
         return True
-    status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    status: int = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return status >= 500 or status == 429 or error_code(error) in RETRYABLE_CODES
 
 
