@@ -26,6 +26,8 @@ from workshop.errors import WorkshopError
 from workshop.project import ROOT, versions
 
 TABLE = Path(__file__).with_name("settings.tsv")
+# The target that this process is connected to.
+CONNECTED = "WORKSHOP_CONNECTED"
 COLUMNS = ("name", "where", "default", "example", "accept", "refuse", "must", "meaning")
 NAME = re.compile("[A-Z][A-Z0-9_]*")
 BLANKS = " \t"
@@ -120,14 +122,11 @@ class Settings:
     workshop_data: str
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that boto3, the AWS CLI and the kfp SDK read by themselves, where they are set.
-
-        AWS_PROFILE is left out in a process that is connected to the sandbox: the sandbox has keys of its own.
-        """
+        """Return the variables that boto3, the AWS CLI and the kfp SDK read by themselves, where they are set."""
         values = {
             "AWS_DEFAULT_REGION": self.aws_default_region,
             "AWS_REGION": self.aws_default_region,
-            "AWS_PROFILE": "" if os.environ.get("WORKSHOP_CONNECTED") == "sandbox" else self.aws_profile,
+            "AWS_PROFILE": self.aws_profile,
             "AWS_ENDPOINT_URL_S3": self.aws_endpoint_url_s3,
             "KF_PIPELINES_ENDPOINT": self.kf_pipelines_endpoint,
         }
@@ -147,6 +146,8 @@ def read() -> Settings:
     """
     file = settings_file()
     from_file = _read_file(file)
+    if os.environ.get(CONNECTED) == "sandbox":  # the sandbox has keys of its own, and no profiles
+        from_file.pop("AWS_PROFILE", None)
     environment = dict(os.environ)
     environment["AWS_DEFAULT_REGION"] = environment.get("AWS_DEFAULT_REGION") or environment.get("AWS_REGION", "")
     values: dict[str, Any] = {}
@@ -204,7 +205,7 @@ def _read_file(file: Path) -> dict[str, tuple[str, int]]:
     try:
         # As in os.environ, bytes that are not UTF-8 are kept: a path may hold them.
         text = file.read_bytes().decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise SettingsError(f"{file} cannot be read ({error.strerror}); it must be a text file.") from None
