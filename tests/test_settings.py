@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.settings import names, read_all_in_bash, read_in_bash, read_in_python
-from workshop import settings
+from workshop import settings, toc
 from workshop.project import ROOT, versions
 
 # Values for each setting, as they stand behind NAME=.
@@ -356,3 +356,9 @@ def test_every_setting_that_a_script_reads_is_in_the_table():
     for script in (ROOT / "scripts").glob("*.sh"):
         read |= set(re.findall(r"^ *need_setting ([A-Z_]+)", script.read_text(), re.MULTILINE))
     assert read and read <= set(names())
+
+
+def test_the_template_and_the_tables_of_the_docs_are_up_to_date():
+    assert [path.name for path in toc.outdated_texts()] == [], "run `workshop generate`"
+    assert all(f"`{name}`" in settings.documentation() for name in settings.table())
+    assert all(re.search(f"^# {name}=", settings.template(), re.MULTILINE) for name in names())

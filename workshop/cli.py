@@ -80,9 +80,9 @@ def check() -> None:
         raise typer.Exit(1)
 
 
-@app.command("toc")
-def write_toc() -> None:
-    """Write what is generated from notebooks/toc.yml: navigation, and the README's table."""
+@app.command()
+def generate() -> None:
+    """Write the generated files: navigation, the README's table, settings.env.template, and docs/settings.md."""
     from workshop.toc import write_generated
 
     changed = write_generated()

@@ -16,6 +16,7 @@ This module imports only the standard library, because every command reads the s
 
 import os
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -188,6 +189,45 @@ def table() -> Mapping[str, Setting]:
                 if row["default"] == "versions.env":
                     row["default"] = versions()[row["name"]]
                 found[row["name"]] = Setting(group=group, in_file=in_file, **row)
+    return found
+
+
+def template() -> str:
+    """Return the text of `settings.env.template`: every setting of the file, commented out, with its meaning."""
+    lines = [
+        "# Copy this file to settings.env, which git ignores, and fill in what your target needs. The lessons and the",
+        "# scripts read settings.env; the environment wins over the file. Write one NAME=VALUE a line.",
+        "# Keys and passwords do not belong here: log in with `aws configure sso`, or give the notebook server a role.",
+        "# `workshop generate` writes this file from workshop/settings.tsv. docs/settings.md explains the settings.",
+    ]
+    for group, settings in _groups(in_file=True).items():
+        lines += ["", f"# ---- {group} ----"]
+        for setting in settings:
+            lines += textwrap.wrap(setting.meaning, 118, initial_indent="# ", subsequent_indent="# ")
+            lines.append(f"# {setting.name}={setting.default or setting.example}")
+    return "\n".join(lines) + "\n"
+
+
+def documentation() -> str:
+    """Return the tables of `docs/settings.md` in Markdown."""
+    lines = []
+    for group, settings in _groups(in_file=True).items():
+        lines += [f"### {group}", "", "| name | default | meaning | a value must be |", "|---|---|---|---|"]
+        for setting in settings:
+            default = f"`{setting.default}`" if setting.default else ""
+            lines.append(f"| `{setting.name}` | {default} | {setting.meaning} | {setting.must} |")
+        lines.append("")
+    for group, settings in _groups(in_file=False).items():
+        lines += [f"### {group}", "", "| name | meaning |", "|---|---|"]
+        lines += [f"| `{setting.name}` | {setting.meaning} |" for setting in settings]
+    return "\n".join(lines) + "\n"
+
+
+def _groups(in_file: bool) -> dict[str, list[Setting]]:
+    found: dict[str, list[Setting]] = {}
+    for setting in table().values():
+        if setting.in_file == in_file:
+            found.setdefault(setting.group, []).append(setting)
     return found
 
 

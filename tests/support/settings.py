@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do
     export "WORKSHOP_SETTINGS=$1"
     if [ -n "$2" ]; then export "$2"; fi
     read_settings
-    for name in $NAMES; do printf '%s\\0%s\\0' "$name" "${!name}"; done
+    for name in $NAMES; do printf '%s\\0%s\\0' "$name" "${!name:-}"; done
   ) >"$1.values" 2>"$1.said"
   echo $? >"$1.status"
   shift 2
