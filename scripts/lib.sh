@@ -31,7 +31,7 @@ read_settings() {
   LC_ALL=C # [a-z] is ASCII, whatever the language of the terminal
   versions=$'\n'$(<"$PROJECT/versions.env")
   AWS_DEFAULT_REGION=${AWS_DEFAULT_REGION:-${AWS_REGION:-}}
-  read_settings_file "${WORKSHOP_SETTINGS:-$PROJECT/settings.env}"
+  ws_read_settings_file "${WORKSHOP_SETTINGS:-$PROJECT/settings.env}"
   # shellcheck disable=SC2034  # example and meaning are for others
   while IFS=$'\t' read -r name where default example accept refuse must meaning; do
     if [ "$where" != file ]; then continue; fi
@@ -40,7 +40,7 @@ read_settings() {
       -) default="" ;;
       versions.env) default=${versions#*$'\n'"$name="} default=${default%%$'\n'*} ;;
     esac
-    if [ -n "${!name:-}" ]; then check_value "$name" "${!name}" ""; else printf -v "$name" %s "$default"; fi
+    if [ -n "${!name:-}" ]; then ws_check_value "$name" "${!name}" ""; else printf -v "$name" %s "$default"; fi
   done <"$SETTINGS_TABLE"
   # The other versions are facts of this project: a variable of the same name in the environment means something else.
   while IFS= read -r name; do
@@ -55,8 +55,8 @@ read_settings() {
   fi
 }
 
-# read_settings_file FILE: exports the settings of a file that the environment does not set. The file is read, not run.
-read_settings_file() {
+# ws_read_settings_file FILE: exports the settings of a file that the environment does not set. The file is read, not run.
+ws_read_settings_file() {
   local line number=0 place name value names=" " where default accept refuse must meaning
   if ! [ -e "$1" ]; then return; fi
   if [ -d "$1" ] || ! [ -r "$1" ]; then wrong "$1 cannot be read; it must be a text file."; fi
@@ -74,13 +74,13 @@ read_settings_file() {
     if [ "$name" = "$line" ] || ! [[ $name =~ ^[A-Z][A-Z0-9_]*$ ]]; then
       wrong "$place, is not NAME=VALUE. Write one setting a line, without \`export\`."
     fi
-    if ! find_setting "$name"; then
+    if ! ws_find_setting "$name"; then
       wrong "$place: $name is not a setting. Delete the line; docs/settings.md lists the settings."
     elif [ "$where" != file ]; then
       wrong "$place: $name does not belong in this file. $meaning"
     fi
     value=${line#*=}
-    unquote "${value#"${value%%[![:blank:]]*}"}" "$place: $name"
+    ws_unquote "${value#"${value%%[![:blank:]]*}"}" "$place: $name"
     case "$names" in *" $name:"*)
       names=${names##* "$name":}
       wrong "$place: line ${names%% *} sets $name already. Delete one of them." ;;
@@ -89,13 +89,13 @@ read_settings_file() {
     if [ -n "${!name:-}" ] || [ -z "$value" ]; then continue; fi
     # The sandbox has keys of its own, and no profiles.
     if [ "$name ${WORKSHOP_CONNECTED:-}" = "AWS_PROFILE sandbox" ]; then continue; fi
-    check_value "$name" "$value" "$place: "
+    ws_check_value "$name" "$value" "$place: "
     export "$name=$value"
   done < <(LC_ALL=C tr '\000' '\001' <"$1") # read would drop a zero byte
 }
 
-# unquote TEXT PLACE: sets `value` to the value that stands after = in a line, without its quotes or the comment behind it.
-unquote() {
+# ws_unquote TEXT PLACE: sets `value` to the value that stands after = in a line, without its quotes or the comment behind it.
+ws_unquote() {
   local quote=${1:0:1} rest
   value=$1
   case "$quote" in
@@ -110,9 +110,9 @@ unquote() {
   esac
 }
 
-# find_setting NAME: sets the caller's variables where, default, accept, refuse, must and meaning from the table. False
+# ws_find_setting NAME: sets the caller's variables where, default, accept, refuse, must and meaning from the table. False
 # when the table has no such setting.
-find_setting() {
+ws_find_setting() {
   local name example
   # shellcheck disable=SC2034  # for the caller
   while IFS=$'\t' read -r name where default example accept refuse must meaning; do
@@ -121,8 +121,8 @@ find_setting() {
   return 1
 }
 
-# check_value NAME VALUE PLACE: ends the script with 2 when the caller's rule (accept, refuse, must) refuses a value.
-check_value() {
+# ws_check_value NAME VALUE PLACE: ends the script with 2 when the caller's rule (accept, refuse, must) refuses a value.
+ws_check_value() {
   local hint="" whole="^($accept)\$"
   case "$2" in *[[:cntrl:]]*) ;; *)
     if [[ $2 =~ $whole ]] && { [ "$refuse" = - ] || ! [[ $2 =~ $refuse ]]; }; then return; fi ;;
@@ -135,7 +135,7 @@ check_value() {
 check_name() {
   local LC_ALL where default accept refuse must meaning
   LC_ALL=C
-  if find_setting "$1" && [ -n "${!1:-}" ]; then check_value "$1" "${!1}" ""; fi
+  if ws_find_setting "$1" && [ -n "${!1:-}" ]; then ws_check_value "$1" "${!1}" ""; fi
 }
 
 # need_setting NAME WHAT: ends the script with 2 when a setting that this step cannot do without is empty.

@@ -209,7 +209,8 @@ def _account() -> str:
 
     config = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
     try:
-        return boto3.Session().client("sts", config=config).get_caller_identity()["Account"]
+        account: str = boto3.Session().client("sts", config=config).get_caller_identity()["Account"]
+        return account
     except ClientError as error:
         code = error.response["Error"]["Code"]
         raise TargetError(

@@ -126,4 +126,5 @@ def _code_cell(number: int, cell: Any) -> Iterator[str]:
 
 
 def _tags(cell: Any) -> list[str]:
-    return cell.metadata.get("tags", [])
+    tags: list[str] = cell.metadata.get("tags", [])
+    return tags
