@@ -106,6 +106,19 @@ def test_code_that_a_page_quotes_is_in_the_file_that_it_names(path):
         assert code in (ROOT / file).read_text(), f"{path.name} quotes lines that {file} no longer has:\n{code}"
 
 
+def test_every_module_on_the_map_exists():
+    folder, missing = ROOT, []
+    for line in text_of(ROOT / "docs" / "map.md").splitlines():
+        if heading := re.match(r"\| in `([\w/]+)` ", line):
+            folder = ROOT / heading[1]
+        elif line.startswith("| question "):
+            folder = ROOT
+        elif line.startswith("| "):
+            names = re.findall(r"`([\w./]+(?:\.\w+|/))`", line)
+            missing += [name for name in names if not (folder / name).exists()]
+    assert missing == []
+
+
 def test_the_worked_example_quotes_the_check_the_engine_and_the_tests():
     files = {file for file, _ in QUOTED.findall(text_of(ROOT / "docs" / "add_a_kfp_feature.md"))}
     for part in ("engine/check.py", "engine/placeholders.py", "test_engine_check.py", "every_kind.py"):
