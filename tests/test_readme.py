@@ -12,6 +12,8 @@ from workshop import toc
 from workshop.project import ROOT
 
 MOST_WORDS = 600
+# `make check-all` writes this page, so it is missing until the first such run.
+WRITTEN_BY_CHECK_ALL = ROOT / "docs" / "checked.md"
 README = ROOT / "README.md"
 INDEX = ROOT / "docs" / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -53,9 +55,9 @@ def links(path: Path) -> Iterator[tuple[Path, str]]:
 def dead_links(path: Path) -> list[str]:
     dead = []
     for file, anchor in links(path):
-        if not file.exists():
+        if not file.exists() and file != WRITTEN_BY_CHECK_ALL:
             dead.append(f"{file} does not exist")
-        elif anchor and anchor not in anchors(file):
+        elif file.exists() and anchor and anchor not in anchors(file):
             dead.append(f"{file} has no heading for #{anchor}")
     return dead
 
@@ -97,7 +99,7 @@ def test_the_index_names_every_page_of_docs():
 def test_a_page_has_one_title_and_then_a_sentence_that_says_what_the_reader_gets(path):
     text = CODE_BLOCK.sub("", text_of(path))
     assert len(re.findall(r"^# ", text, re.MULTILINE)) == 1
-    assert re.match(r"# .+\n\n[A-Z].*\.\n", text), "a title, an empty line, and a sentence come first"
+    assert re.match(r"# .+\n\n[A-Z`\[](.+\n)*.*\.\n", text), "a title, an empty line, and a paragraph come first"
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
