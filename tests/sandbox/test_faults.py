@@ -20,8 +20,10 @@ import pytest
 
 from workshop.sandbox import Sandbox, SandboxError
 from workshop.sandbox import supervisor as supervisor_module
+from workshop.sandbox.processes import SERVER_MARK
 from workshop.sandbox.registry import what_is_missing
-from workshop.sandbox.supervisor import MARK, Server, Supervisor
+from workshop.sandbox.server import Server
+from workshop.sandbox.supervisor import Supervisor
 
 # A registry is a part only where its program and Docker are.
 NAMES = ["object-store", "aws-account", "pipelines-api", *([] if what_is_missing() else ["registry"])]
@@ -65,7 +67,7 @@ def left_processes(sandbox):
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK, "").startswith(f"{sandbox.directory}:"):
+            if process.environ().get(SERVER_MARK, "").startswith(f"{sandbox.directory}:"):
                 found.append(process)
         except (psutil.Error, OSError):
             continue
@@ -191,7 +193,9 @@ def test_concurrent_callers_start_one_of_each(sandbox, workshop_command):
     assert [result.returncode for result in results] == [0] * 4, [result.stderr for result in results]
     servers = [process for process in left_processes(sandbox) if process.pid in pids(sandbox).values()]
     assert len(servers) == len(NAMES)
-    assert {process.environ()[MARK] for process in left_processes(sandbox)} == {s.environ()[MARK] for s in servers}
+    assert {process.environ()[SERVER_MARK] for process in left_processes(sandbox)} == {
+        s.environ()[SERVER_MARK] for s in servers
+    }
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_a_way_out(tmp_path):

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,11 +14,15 @@ from urllib.parse import urlsplit
 import psutil
 
 from workshop.project import sandbox_directory
+from workshop.sandbox import docker_engine
 from workshop.sandbox.aws_account import ACCOUNT, REGION, AwsAccount, has_cluster, make_cluster
+from workshop.sandbox.errors import SandboxError
+from workshop.sandbox.files import write_atomically
 from workshop.sandbox.object_store import ObjectStore
 from workshop.sandbox.pipelines_api import RUNNERS, PipelinesApi
 from workshop.sandbox.registry import Registry, what_is_missing
-from workshop.sandbox.supervisor import Record, SandboxError, Server, Supervisor, write_whole
+from workshop.sandbox.server import Record, Server
+from workshop.sandbox.supervisor import Supervisor
 
 __all__ = ["Sandbox", "SandboxError"]
 
@@ -209,13 +214,14 @@ class Sandbox:
     def _forbid_kubectl(self) -> None:
         """Keep kubectl from the clusters of this machine's user: the sandbox has no Kubernetes API to talk to."""
         if not self._kubeconfig.exists():
-            write_whole(self._kubeconfig, NO_CLUSTER)
+            write_atomically(self._kubeconfig, NO_CLUSTER)
 
     def _running(self, *names: str) -> dict[str, Record]:
         """Return the records of these servers, all of which must run."""
         supervisor = self._supervisor(Identity.new())
-        records = {server.name: supervisor.record(server) for server in supervisor.servers if server.name in names}
-        if missing := [name for name, record in records.items() if record is None]:
+        found = {server.name: supervisor.record(server) for server in supervisor.servers if server.name in names}
+        records = {name: record for name, record in found.items() if record}
+        if missing := [name for name in found if name not in records]:
             raise SandboxError(f"not running in the sandbox: {', '.join(missing)}. Start it: workshop sandbox up")
         return records
 
@@ -232,9 +238,9 @@ class Sandbox:
         if runner not in RUNNERS:
             raise SandboxError(f"there is no runner {runner!r}; it must be one of: {', '.join(RUNNERS)}")
         if runner == "docker":
-            _check_docker()
+            docker_engine.connect(timeout=10).close()
         identity = self._identity()
-        write_whole(self._identity_path, json.dumps(asdict(replace(identity, runner=runner))))
+        write_atomically(self._identity_path, json.dumps(asdict(replace(identity, runner=runner))))
 
     def _supervisor(self, identity: Identity) -> Supervisor:
         keys = (identity.access_key, identity.secret_key, identity.encryption_key)
@@ -256,12 +262,12 @@ class Sandbox:
             new = Identity.new()
             with self._supervisor(new).locked():
                 if not self._identity_path.exists():
-                    write_whole(self._identity_path, json.dumps(asdict(new)))
+                    write_atomically(self._identity_path, json.dumps(asdict(new)))
         try:
             kept = json.loads(self._identity_path.read_text())
             if "pipelines_path" not in kept:  # made before there was a Pipelines API
                 kept = asdict(Identity.new()) | kept
-                write_whole(self._identity_path, json.dumps(kept))
+                write_atomically(self._identity_path, json.dumps(kept))
             return Identity(**kept)
         except (OSError, ValueError, TypeError) as error:
             raise SandboxError(
@@ -269,7 +275,7 @@ class Sandbox:
             ) from None
 
 
-def apply(environment: dict[str, str | None]) -> None:
+def apply(environment: Mapping[str, str | None]) -> None:
     """Set and unset variables for this process and its children."""
     for name, value in environment.items():
         if value is None:
@@ -292,14 +298,3 @@ def _past_any_proxy() -> dict[str, str]:
     hosts = [host for name in ("NO_PROXY", "no_proxy") for host in os.environ.get(name, "").split(",") if host]
     value = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
     return {"NO_PROXY": value, "no_proxy": value}
-
-
-def _check_docker() -> None:
-    import docker
-
-    try:
-        docker.from_env(timeout=10).ping()
-    except docker.errors.DockerException as error:
-        raise SandboxError(
-            f"there is no Docker Engine that answers here ({error}); start it, or leave out --runner"
-        ) from None

@@ -14,7 +14,9 @@ from pathlib import Path
 from urllib.parse import parse_qs
 
 from workshop.project import versions
-from workshop.sandbox.supervisor import HOST, Record, SandboxError, Server, http_status
+from workshop.sandbox.errors import SandboxError
+from workshop.sandbox.processes import HOST
+from workshop.sandbox.server import Record, Server, http_status
 
 ACCOUNT = "123456789012"  # moto's default, an account number that AWS uses only in examples
 REGION = "us-east-1"

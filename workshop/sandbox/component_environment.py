@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from workshop.project import ROOT
-from workshop.sandbox.supervisor import SandboxError
+from workshop.sandbox.errors import SandboxError
 
 REQUIREMENTS = ROOT / "docker" / "component" / "requirements.txt"
 PIPELINES = ROOT / "pipelines"

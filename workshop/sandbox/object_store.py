@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from workshop.sandbox.supervisor import HOST, Record, SandboxError, Server, http_status
+from workshop.sandbox.errors import SandboxError
+from workshop.sandbox.processes import HOST
+from workshop.sandbox.server import Record, Server, http_status
 
 
 class ObjectStore(Server):
