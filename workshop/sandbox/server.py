@@ -22,6 +22,7 @@ class Record:
         ports: port number by its role; the first role is the one that clients talk to.
         keys: which keys it was started with.
         seeded: whether it has been brought to the state in which lessons expect it.
+        temporary: folder for its temporary files.
     """
 
     pid: int
@@ -29,6 +30,7 @@ class Record:
     ports: dict[str, int]
     keys: str = ""
     seeded: bool = False
+    temporary: str = ""
 
     @property
     def port(self) -> int:
@@ -55,6 +57,10 @@ class Record:
             return cls(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
             return None
+
+
+class NotYet(Exception):
+    """A server answers, but cannot do its work yet."""
 
 
 class Server(abc.ABC):
@@ -95,7 +101,11 @@ class Server(abc.ABC):
         """Delete what the ended server has left outside its folder."""
 
     def seed(self, record: Record) -> None:  # noqa: B027 - most servers need nothing here
-        """Bring a server that has just started to the state in which lessons expect it."""
+        """Bring a server that has just started to the state in which lessons expect it.
+
+        Raises:
+            NotYet: the server answers but cannot do its work yet; the caller tries again.
+        """
 
 
 def http_status(record: Record, path: str) -> int | None:

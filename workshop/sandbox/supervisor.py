@@ -6,6 +6,7 @@ A server is started detached, so that it outlives the notebook that needed it fi
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,16 +18,19 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from workshop.clean_environment import for_servers
 from workshop.sandbox import processes
 from workshop.sandbox.errors import SandboxError, cannot_write
+from workshop.sandbox.files import full_disk, make_temporary_folder
 from workshop.sandbox.processes import SERVER_MARK
-from workshop.sandbox.server import Record, Server
+from workshop.sandbox.server import NotYet, Record, Server
 
 READY_WITHIN_SECONDS = 40
 ANSWER_WITHIN_SECONDS = 10
 START_ATTEMPTS = 3
-# What a server must not take from the environment: SeaweedFS lets in whoever holds the AWS keys that it finds there.
-FOREIGN_PREFIXES = ("AWS_", "KF_PIPELINES_", "WEED_", "MOTO_", "PIP_TARGET", "PIP_UPGRADE", "PIP_USER", "PYTHONPATH")
+TRY_AGAIN_SECONDS = 0.2
+# A start takes 2 to 3 s as a rule. From then on, a reader is told what is waited for.
+SAY_AFTER_SECONDS = 5
 
 # The sandbox's folder holds these and one folder for each server; `reset` deletes them and nothing else.
 KEPT = ("identity.json", "run", "aws", "kube", "task-packages")
@@ -75,9 +79,16 @@ class Supervisor:
                 self.directory.rmdir()
 
     def record(self, server: Server) -> Record | None:
-        """Return the record of a server whose process lives, else None."""
+        """Return the record of a server whose process runs, else None.
+
+        In a copy of a sandbox's folder, the records name the servers of the original: they do not count.
+        """
         record = Record.read(self._record_path(server))
-        return record if record and record.is_running() else None
+        try:
+            ours = record and record.is_running() and self._is_ours(server, record)
+        except psutil.Error:
+            ours = False
+        return record if ours else None
 
     def log(self, server: Server, lines: int) -> str:
         """Return the last lines of a server's log."""
@@ -143,10 +154,11 @@ class Supervisor:
         self._stop(server, at_once=True)
         server.directory.mkdir(parents=True, exist_ok=True)
         ports = processes.choose_ports(server.usual_ports | self._old_ports(server), server.second_port_above)
-        ours = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_PREFIXES)}
-        environment = ours | server.environment() | {SERVER_MARK: self._mark(server)}
+        temporary = str(make_temporary_folder())
+        own = {SERVER_MARK: self._mark(server), "TMPDIR": temporary}
+        environment = for_servers(os.environ) | server.environment() | own
         pid = processes.spawn_detached(server.command(ports), environment, self._log_path(server))
-        record = Record(pid, processes.start_mark(pid), ports, server.keys)
+        record = Record(pid, processes.start_mark(pid), ports, server.keys, temporary=temporary)
         record.write(self._record_path(server))
         return record
 
@@ -165,34 +177,57 @@ class Supervisor:
         raise self._failed(server, "ended while it started")
 
     def _seed(self, server: Server, record: Record) -> None:
-        try:
-            server.seed(record)
-        except Exception as error:
-            raise self._failed(server, f"answers, but cannot be prepared: {error}") from error
+        """Prepare a server; ask it again, without growing pauses, until it can do its work."""
+        deadline = time.monotonic() + READY_WITHIN_SECONDS
+        say = _Waiting(server)
+        while True:
+            try:
+                server.seed(record)
+                break
+            except NotYet as error:
+                if time.monotonic() > deadline or not record.is_running():
+                    raise self._failed(server, f"answers, but does not work: {error}") from None
+                say.once_it_takes_long()
+                time.sleep(TRY_AGAIN_SECONDS)
+            except Exception as error:
+                raise self._failed(server, f"answers, but cannot be prepared: {error}") from error
         replace(record, seeded=True).write(self._record_path(server))
 
     def _failed(self, server: Server, what: str) -> SandboxError:
-        """Stop a server that is of no use, and say why."""
+        """Stop a server that is of no use, and return the error that says why."""
         log = self.log(server, 15)
         self._stop(server)
+        reason = full_disk(self.directory) or "Mend what the log names, then start again: workshop sandbox up"
         return SandboxError(
             f"the sandbox's {server.name} {what}. The end of its log ({self._log_path(server)}):\n{log or '(empty)'}\n"
-            "Try `workshop sandbox reset` if what it keeps may be damaged."
+            f"{reason}"
         )
 
     def _stop(self, *servers: Server, at_once: bool = False) -> list[str]:
         """Stop servers and return the names of those that ran."""
         stopped = []
         for server in servers:
+            record = Record.read(self._record_path(server))
             if self._processes(server):
                 processes.end(partial(self._processes, server), 0 if at_once else server.stop_within_seconds)
                 server.tidy(self._old_ports(server))
                 stopped.append(server.name)
+            if record and Path(record.temporary).name.startswith("workshop-") and not record.is_running():
+                shutil.rmtree(record.temporary, ignore_errors=True)
         return stopped
 
     def _processes(self, server: Server) -> list[psutil.Process]:
-        """Find every process that serves this part of this sandbox, whether a record of it is left or not."""
-        return processes.find(lambda process: processes.has_mark(process, SERVER_MARK, self._mark(server)))
+        """Find every process of this server of this sandbox, also when its record is gone or its folder was moved."""
+        record = Record.read(self._record_path(server))
+
+        def belongs(process: psutil.Process) -> bool:
+            mark = process.environ().get(SERVER_MARK, "")
+            if mark == self._mark(server):
+                return True
+            is_recorded = record and process.pid == record.pid and record.is_running()
+            return bool(mark and is_recorded and not Path(mark.rpartition(":")[0]).exists())
+
+        return processes.find(belongs)
 
     def _old_ports(self, server: Server) -> dict[str, int]:
         record = Record.read(self._record_path(server))
@@ -200,6 +235,9 @@ class Supervisor:
             return {role: int(record.ports[role]) for role in server.usual_ports} if record else {}
         except (ValueError, KeyError, TypeError):
             return {}
+
+    def _is_ours(self, server: Server, record: Record) -> bool:
+        return processes.has_mark(psutil.Process(record.pid), SERVER_MARK, self._mark(server))
 
     def _mark(self, server: Server) -> str:
         return f"{self.directory}:{server.name}"
@@ -214,8 +252,24 @@ class Supervisor:
 def _answers(server: Server, record: Record, seconds: float) -> bool:
     """Wait until a server answers; give up after some seconds, or at once when its process is gone."""
     deadline = time.monotonic() + seconds
+    say = _Waiting(server)
     while not server.is_ready(record):
         if time.monotonic() > deadline or not record.is_running():
             return False
+        say.once_it_takes_long()
         time.sleep(0.03)
     return True
+
+
+class _Waiting:
+    """Says, once, that a server is waited for."""
+
+    def __init__(self, server: Server) -> None:
+        self._name = server.name.replace("-", " ")
+        self._begun = time.monotonic()
+        self._said = False
+
+    def once_it_takes_long(self) -> None:
+        if not self._said and time.monotonic() - self._begun > SAY_AFTER_SECONDS:
+            print(f"waiting for the {self._name} ...", file=sys.stderr, flush=True)
+            self._said = True

@@ -17,6 +17,7 @@ from typing import Literal
 import psutil
 from sqlmodel import select
 
+from workshop.sandbox.files import full_disk
 from workshop.sandbox.pipelines_api.states import STARTED, change
 from workshop.sandbox.pipelines_api.tables import Run, Store, TaskRecord, forget_unused_manifests
 from workshop.sandbox.processes import end, find, has_mark, start_mark
@@ -175,7 +176,7 @@ class Dispatcher:
         for run_id in ended:
             worker = self._workers[run_id]
             self._end_what_is_left(run_id, (worker.process.pid, worker.started))
-            self._settle(run_id, _how_it_ended(worker.process.exitcode))
+            self._settle(run_id, f"{full_disk(self._sandbox)} {_how_it_ended(worker.process.exitcode)}".strip())
             worker.orders.close()
             worker.process.close()
             with self._lock:
