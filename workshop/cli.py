@@ -1,6 +1,5 @@
 """The command `workshop`."""
 
-import os
 import shlex
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from workshop import clean_environment
 from workshop.errors import WorkshopError
 
 app = typer.Typer(help="The lessons, and the sandbox they run on.", no_args_is_help=True, add_completion=False)
@@ -23,9 +21,6 @@ Names = Annotated[
 
 def main() -> None:
     """Run the command line. An error that the reader can mend is printed without a traceback."""
-    if not clean_environment.is_clean(os.environ):  # PYTHONPATH may name modules in place of the project's
-        command = [sys.executable, "-P", "-m", "workshop", *sys.argv[1:]]
-        os.execve(sys.executable, command, clean_environment.without_python_settings(os.environ))
     try:
         app()
     except KeyboardInterrupt:

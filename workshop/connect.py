@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from workshop.clean_environment import clean_cells
 from workshop.errors import WorkshopError
 from workshop.project import ROOT
 
@@ -108,6 +109,7 @@ def connect() -> Target:
     _put_own_programs_on_path()
     if settings.component_image:
         os.environ["COMPONENT_IMAGE"] = settings.component_image
+    clean_cells()
     _avoid_spaces_in_the_path_of_python()
     target = _connect_sandbox(settings) if name == "sandbox" else _connect_cluster(name, settings)
     _forget_old_credentials()

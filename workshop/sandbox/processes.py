@@ -123,20 +123,33 @@ def end(find_processes: Callable[[], list[psutil.Process]], patience: float = 0)
         find_processes: returns those that still run.
         patience: seconds between the request and the kill; 0 kills at once.
     """
+    seen: set[psutil.Process] = set()
     asked: set[psutil.Process] = set()
+
+    def left() -> list[psutil.Process]:
+        # A process that is ending can be without its environment, and so without its mark, before it is gone.
+        seen.update(find_processes())
+        return [process for process in seen if _runs(process)]
+
     deadline = time.monotonic() + patience
-    while patience and (left := find_processes()) and time.monotonic() < deadline:
-        for process in set(left) - asked:
+    while patience and (running := left()) and time.monotonic() < deadline:
+        for process in set(running) - asked:
             with suppress(psutil.Error):
                 process.terminate()
-        asked.update(left)
+        asked.update(running)
         time.sleep(LOOK_AGAIN_SECONDS)
     deadline = time.monotonic() + KILLED_WITHIN_SECONDS
-    while (left := find_processes()) and time.monotonic() < deadline:
-        for process in left:
+    while (running := left()) and time.monotonic() < deadline:
+        for process in running:
             with suppress(psutil.Error):
                 process.kill()
         time.sleep(LOOK_AGAIN_SECONDS)
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def listens(pid: int, port: int) -> bool:
