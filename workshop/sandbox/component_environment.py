@@ -30,8 +30,8 @@ LOCATION = ROOT / ".component"
 READY = ".ready"
 # Another process may download every package over a slow line.
 MADE_WITHIN_SECONDS = 1800
-# A notebook's settings for its own pip, uv and Python would send packages elsewhere. uv's variables about the source and
-# the download of packages stay.
+# A notebook's settings for its own pip, uv and Python would send packages elsewhere. uv's variables about the source
+# and the download of packages stay.
 FOREIGN_PREFIXES = ("PIP_", "PYTHON", "UV_", "VIRTUAL_ENV", "CONDA_PREFIX")
 FETCHING_PREFIXES = (
     "UV_CACHE",
@@ -93,7 +93,7 @@ def _fingerprint() -> str:
 
 
 def _kind() -> str:
-    """Return what two environments must share for one to replace the other; a new lock or patch release is no matter."""
+    """Return what two environments must share for one to replace the other. The lock and the patch may differ."""
     return f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor} {sysconfig.get_platform()}"
 
 
@@ -216,8 +216,8 @@ def _delete(folder: Path) -> None:
 def _failed(why: str) -> SandboxError:
     return SandboxError(
         f"the environment in which tasks run could not be made: {why}\n"
-        f"It needs the packages of {REQUIREMENTS}, a folder {LOCATION} that can be written, 0.5 GB of free space, and a "
-        "package index (look at HTTPS_PROXY and UV_DEFAULT_INDEX). Then try again:\n"
+        f"It needs the packages of {REQUIREMENTS}, a folder {LOCATION} that can be written, 0.5 GB of free space, "
+        "and a package index (look at HTTPS_PROXY and UV_DEFAULT_INDEX). Then try again:\n"
         f"{sys.executable} -m workshop.sandbox.component_environment"
     )
 
