@@ -1,33 +1,73 @@
 #!/usr/bin/env bash
-# Makes .venv with exactly the packages of requirements.txt, and what tasks need. `make` calls this when .venv is missing
-# or older than a lock.
+# Makes .venv with exactly the packages of requirements.txt, and the environment of tasks. `make` calls this script when
+# .venv is missing, is older than a lock, or was made for another folder or Python.
 set -euo pipefail
 
 usage() {
   cat <<'EOF'
-usage: scripts/make_environment.sh [--help]
+usage: scripts/make_environment.sh [--check | --help]
 
-Makes the virtual environment .venv in the project folder, with uv and the hashed lock requirements.txt, and below
-.component the one in which the sandbox runs tasks, with the lock of their image, docker/component/requirements.txt.
+Makes the virtual environment .venv in the project folder, with uv and the hashed lock requirements.txt. Below
+.component it makes the environment in which the sandbox runs tasks, with docker/component/requirements.txt.
 Safe to run again: it then installs only what differs.
 
+  --check  make nothing; say why .venv cannot be used, if it cannot
   PYTHON   the Python to use, 3.11 or newer (default: the first one found on PATH)
 
 exit status: 0 done, 1 failed, 2 wrong usage, 3 no suitable Python
 EOF
 }
 
+check=false
 case "${1-}" in
   "") ;;
+  --check) check=true ;;
   -h | --help) usage; exit 0 ;;
   *) printf 'make_environment.sh: unknown argument: %s\n' "$1" >&2; usage >&2; exit 2 ;;
 esac
 [ $# -le 1 ] || { usage >&2; exit 2; }
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-# An environment that happens to be active must not leak into this one.
-unset VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH UV_PROJECT_ENVIRONMENT PYTHONDONTWRITEBYTECODE
-unset PIP_REQUIRE_VIRTUALENV PIP_USER PIP_TARGET PIP_PREFIX UV_SYSTEM_PYTHON UV_TARGET UV_PREFIX
+# An active environment must not leak into this one.
+unset VIRTUAL_ENV CONDA_PREFIX PYTHONHOME PYTHONPATH PYTHONSTARTUP UV_PROJECT_ENVIRONMENT PYTHONDONTWRITEBYTECODE
+unset PIP_REQUIRE_VIRTUALENV PIP_USER PIP_TARGET PIP_PREFIX UV_SYSTEM_PYTHON UV_TARGET UV_PREFIX BASH_ENV
+# mktemp fails in a folder that is missing; Python takes another one.
+[ -d "${TMPDIR:-/tmp}" ] || unset TMPDIR
+# Also where a command's failure counts for nothing: Ctrl-C ends the script.
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+python=.venv/bin/python
+
+# The scripts in .venv hold its path, and its packages belong to one version of Python.
+made_for() {
+  pwd -P
+  "$python" -I -S -c 'import sys; print(sys.implementation.cache_tag)'
+}
+
+# Prints why .venv cannot be used; nothing if it can, or if there is none.
+why_wrong() {
+  local folder
+  if [ ! -e .venv ]; then return; fi
+  if [ ! -x "$python" ]; then
+    echo "the Python of .venv is gone"
+  elif [ ! -f .venv/.made-for ]; then
+    echo ".venv is half made"
+  elif [ "$(made_for)" != "$(cat .venv/.made-for)" ]; then
+    folder=$(head -n 1 .venv/.made-for)
+    if [ "$folder" = "$(pwd -P)" ]; then
+      echo ".venv was made with another Python ($(tail -n 1 .venv/.made-for))"
+    else
+      echo "this folder was moved or copied: its .venv was made for $folder"
+    fi
+  fi
+}
+
+if $check; then
+  wrong=$(why_wrong)
+  if [ -n "$wrong" ]; then printf '%s\n' "$wrong"; exit 1; fi
+  exit 0
+fi
 
 is_recent() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
@@ -35,7 +75,7 @@ find_python() {
   local candidate
   if [ -n "${PYTHON-}" ]; then
     if is_recent "$PYTHON"; then printf '%s\n' "$PYTHON"; return; fi
-    printf 'PYTHON is %s, which is not Python 3.11 or newer (it says: %s).\n' "$PYTHON" "$("$PYTHON" --version 2>&1 || true)" >&2
+    printf 'PYTHON is %s, which is not Python 3.11 or newer (its version: %s).\n' "$PYTHON" "$("$PYTHON" --version 2>&1 || true)" >&2
     exit 3
   fi
   for candidate in python3 python3.14 python3.13 python3.12 python3.11 python; do
@@ -48,33 +88,65 @@ find_python() {
   exit 3
 }
 
-python=.venv/bin/python
-rm -f .venv/.ready
-if ! is_recent "$python" || ! "$python" -m pip --version >/dev/null 2>&1; then
+# Only one set-up of this folder at a time; a second one waits. The lock belongs to every process that inherits its
+# descriptor, so it is free as soon as the last of them has ended, also when they were killed.
+if [ -z "${MAKE_ENVIRONMENT_HOLDS_LOCK-}" ]; then
   base=$(find_python)
-  echo "making .venv with $("$base" --version)"
-  "$base" -m venv --clear .venv
+  exec "$base" -I -S -c '
+import fcntl, os, sys
+lock = os.open("requirements.txt", os.O_RDONLY)
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    waited = ""
+except BlockingIOError:
+    print("another set-up of this folder runs; waiting until it has ended", file=sys.stderr, flush=True)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    waited = "1"
+os.set_inheritable(lock, True)
+os.environ.update(MAKE_ENVIRONMENT_HOLDS_LOCK="1", MAKE_ENVIRONMENT_WAITED=waited)
+os.execvp("bash", ["bash", "scripts/make_environment.sh"])
+'
 fi
 
-# uv comes from the same lock, hash and all; it installs the rest in a fraction of pip's time.
+wrong=$(why_wrong)
+if [ -n "${MAKE_ENVIRONMENT_WAITED-}" ] && [ -z "$wrong" ] && [ -e .venv/.ready ]; then exit 0; fi
+if [ -n "$wrong" ] && [ "$wrong" != ".venv is half made" ]; then printf '%s; making it again\n' "$wrong"; fi
+rm -f .venv/.ready
+if [ -n "$wrong" ] || ! is_recent "$python" || ! "$python" -m pip --version >/dev/null 2>&1; then
+  base=$(find_python)
+  echo "making .venv with $("$base" --version)"
+  rm -rf .venv
+  "$base" -m venv .venv
+  made_for >.venv/.made-for
+fi
+
+# Runs a command that downloads packages.
+download() {
+  "$@" && return
+  printf '%s\n' "The packages could not be installed. If the package index was not reached, look at HTTPS_PROXY${HTTPS_PROXY:+ (it is $HTTPS_PROXY)}," \
+    "PIP_INDEX_URL and UV_DEFAULT_INDEX, and at the network. Then run the command again." >&2
+  exit 1
+}
+
+# uv comes from the same lock, with its hash. It installs the rest in a fraction of pip's time.
 bootstrap=$(mktemp)
 trap 'rm -f "$bootstrap"' EXIT
 awk '/^uv==/ { wanted = 1 } wanted { print } wanted && !/\\$/ { exit }' requirements.txt >"$bootstrap"
-"$python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement "$bootstrap"
+download "$python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement "$bootstrap"
 
 echo "installing the $(grep -c '^[a-z0-9]' requirements.txt) packages of requirements.txt (about 1 GB on disk; minutes when they are not in the cache yet)"
-"$python" -m uv pip sync --python "$python" --quiet --require-hashes requirements.txt
-"$python" -m uv pip install --python "$python" --quiet --no-deps --editable .
+download "$python" -m uv pip sync --python "$python" --quiet --require-hashes requirements.txt
+download "$python" -m uv pip install --python "$python" --quiet --no-deps --editable .
 
-# Else the first notebooks would compile what they import: pandas alone takes 3 s then, and 0.5 s now. Left out is what
-# no lesson imports. The exit status is that of files which packages ship for other versions of Python.
+# Without this, the first notebook compiles what it imports: pandas takes 3 s then, and 0.5 s otherwise. Packages that
+# no lesson imports are left out. The exit status counts for nothing: some packages ship files for other Pythons.
 echo "compiling them once, so that every notebook starts fast"
 unused='/(tests?|sympy|mpmath|cfnlint|docutils|graphql|pip|setuptools|coverage|third_party)/'
 unused+='|/google/(?!protobuf)|/fontTools/(?!misc|agl|__init__)|/pygments/lexers/(?!python|__init__|_mapping)'
 unused+='|/moto/(?!core|server|moto_server|moto_api|utilities|backends|settings|iam|sts|eks|ecr|ec2)[a-z]'
 "$python" -m compileall -qq -j 0 -x "$unused" .venv/lib || true
 
-# Else the first task would wait for it. It says so itself when there is something to make.
+# Without this, the first task waits until its environment is made.
 component=$("$python" -m workshop.sandbox.component_environment)
 
 touch .venv/.ready

@@ -143,8 +143,8 @@ def workshop_command():
 
 @pytest.fixture
 def project_copy(tmp_path) -> Path:
-    """The project as a clone would hold it, uncommitted changes included, in a folder with a space in its name."""
-    target = tmp_path / "a clone"
+    """A copy of the project as a clone holds it, with uncommitted changes, in a folder with an unusual name."""
+    target = tmp_path / "erste Übung"
     listed = subprocess.run(
         ["git", "-c", "safe.directory=*", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,

@@ -233,7 +233,7 @@ def test_the_environment_is_made_in_a_path_with_a_space_while_another_one_is_act
     assert "up to date" in second.stdout, second.stdout
     command = project_copy / ".venv" / "bin" / "workshop"
     check = subprocess.run([command, "check"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert check.stdout == "every lesson holds what it must\n", check.stdout + check.stderr
+    assert check.stdout == "every lesson has the required parts\n", check.stdout + check.stderr
     assert not list((other / "lib").glob("*/site-packages/kfp*"))
     assert len(list(project_copy.glob(".component/*/.ready"))) == 1
 

@@ -1,5 +1,20 @@
-"""`python -m workshop` is the `workshop` command."""
+"""Where the command `workshop` begins: `python -m workshop` and the installed script."""
 
-from workshop.cli import main
+import os
+import sys
 
-main()
+from workshop.clean_environment import is_clean, without_python_settings
+
+
+def main() -> None:
+    """Run the command line, with the modules of this environment and no others."""
+    if not is_clean(os.environ):  # PYTHONPATH may name modules that hide those that the command needs
+        command = [sys.executable, "-P", "-m", "workshop", *sys.argv[1:]]
+        os.execve(sys.executable, command, without_python_settings(os.environ))
+    from workshop.cli import main
+
+    main()
+
+
+if __name__ == "__main__":
+    main()

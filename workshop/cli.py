@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -20,11 +20,11 @@ Names = Annotated[
 
 
 def main() -> None:
-    """Run the command line; what a reader can put right is printed without a traceback."""
+    """Run the command line. An error that the reader can mend is printed without a traceback."""
     try:
         app()
     except KeyboardInterrupt:
-        print("interrupted; what it started on the sandbox is still up: workshop sandbox down", file=sys.stderr)
+        print("interrupted. If the sandbox is up, stop it with: workshop sandbox down", file=sys.stderr)
         sys.exit(130)
     except WorkshopError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -40,6 +40,12 @@ def run(
     ] = None,
 ) -> None:
     """Run lessons from top to bottom and show what they took."""
+    from workshop import supervised
+    from workshop.project import BUILD
+
+    folder = (output or BUILD / "lessons").absolute()
+    if not supervised.is_child():
+        raise typer.Exit(supervised.run_again(folder))
     from workshop import toc
 
     selected = toc.select(names or [])
@@ -50,7 +56,6 @@ def run(
 
     if starting:
         starting.result()
-    folder = (output or lessons.BUILD / "lessons").absolute()
     results = lessons.run(selected, folder, values)
     print(f"The executed notebooks are in {folder}.")
     if starting:
@@ -59,9 +64,21 @@ def run(
         raise typer.Exit(1)
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(context: typer.Context) -> None:
+    """Open the lessons in JupyterLab; further arguments go to JupyterLab."""
+    from workshop.jupyterlab import open_lessons
+
+    open_lessons(context.args)
+
+
 @app.command()
 def outputs(names: Names = None) -> None:
     """Run each lesson alone on a fresh sandbox, and store its outputs in notebooks/."""
+    from workshop import supervised
+
+    if not supervised.is_child():
+        raise typer.Exit(supervised.run_again())
     _leave_out_slow_grammar()
     from workshop import lessons, toc
 
@@ -70,12 +87,12 @@ def outputs(names: Names = None) -> None:
 
 @app.command()
 def check() -> None:
-    """Check that every lesson holds what a lesson must hold; runs nothing."""
+    """Check that every lesson has the required parts; runs nothing."""
     _leave_out_slow_grammar()
     from workshop.structure import all_problems
 
     problems = all_problems()
-    print("\n".join(problems) or "every lesson holds what it must")
+    print("\n".join(problems) or "every lesson has the required parts")
     if problems:
         raise typer.Exit(1)
 
@@ -91,7 +108,7 @@ def generate() -> None:
 
 @app.command()
 def connect() -> None:
-    """Show which target the lessons would use, and whether it is reachable."""
+    """Show which target the lessons use, and whether it answers."""
     from workshop.connect import connect
 
     connect()
@@ -100,7 +117,7 @@ def connect() -> None:
 @sandbox_app.command()
 def up(
     runner: Annotated[
-        str | None, typer.Option(help="What tasks of pipelines are run with from now on: subprocess or docker.")
+        str | None, typer.Option(help="How tasks of pipelines run from now on: subprocess or docker.")
     ] = None,
 ) -> None:
     """Start what is not running."""
@@ -112,7 +129,7 @@ def up(
 
 @sandbox_app.command()
 def down() -> None:
-    """Stop every server; what they keep stays."""
+    """Stop every server; their data stay."""
     from workshop.sandbox import Sandbox
 
     stopped = Sandbox().down()
@@ -121,7 +138,7 @@ def down() -> None:
 
 @sandbox_app.command()
 def status() -> None:
-    """Show each part: whether it answers, where, and what it stands for."""
+    """Show each part: whether it answers, its address, and what it replaces."""
     from rich.console import Console
     from rich.table import Table
 
@@ -144,7 +161,7 @@ def env() -> None:
     try:
         environment = Sandbox().environment()
     except SandboxError:
-        print("false")  # so that a shell that evaluates this does not go on as if it had worked
+        print("false")  # a shell that evaluates this must fail
         raise
     print(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"')
     for name, value in environment.items():
@@ -153,7 +170,7 @@ def env() -> None:
 
 @sandbox_app.command()
 def reset(yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False) -> None:
-    """Stop every server and delete all that the sandbox keeps: objects, account, keys."""
+    """Stop every server and delete the sandbox's data: objects, account, keys."""
     from workshop.sandbox import Sandbox
 
     sandbox = Sandbox()
@@ -182,15 +199,16 @@ def _name_and_value(text: str) -> tuple[str, str]:
 
 
 def _leave_out_slow_grammar() -> None:
-    """Save the 2 s that `import nbformat` spends on a grammar for international addresses, which no notebook holds.
+    """Save the 2 s that `import nbformat` spends on a grammar for international addresses: no notebook holds one.
 
-    jsonschema imports rfc3987_syntax when it is there, and does without that one check when it is not.
+    jsonschema imports rfc3987_syntax when it is installed, and leaves out that one check when it is not.
     """
-    sys.modules.setdefault("rfc3987_syntax", None)
+    # None makes the import fail (https://docs.python.org/3/reference/import.html#the-module-cache).
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # the stubs allow only modules
 
 
-def _start_sandbox_meanwhile():
-    """Start the sandbox in the background, if it is the target: importing papermill takes as long as that."""
+def _start_sandbox_meanwhile() -> "Future[None] | None":
+    """Start the sandbox in the background, if it is the target: importing papermill takes as long."""
     from workshop import settings
     from workshop.connect import target_name
     from workshop.sandbox import Sandbox

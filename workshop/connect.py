@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from workshop.clean_environment import clean_cells
 from workshop.errors import WorkshopError
 from workshop.project import ROOT
 from workshop.settings import CONNECTED, Settings, read, table
@@ -85,6 +86,7 @@ def connect() -> Target:
     _put_own_programs_on_path()
     if settings.component_image:
         os.environ["COMPONENT_IMAGE"] = settings.component_image
+    clean_cells()
     _avoid_spaces_in_the_path_of_python()
     target = _connect_sandbox(settings) if name == "sandbox" else _connect_cluster(name, settings)
     _forget_old_credentials()

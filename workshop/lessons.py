@@ -1,4 +1,4 @@
-"""Runs lessons from top to bottom, without anybody watching, and says what happened."""
+"""Runs lessons from top to bottom without a browser, and reports the results."""
 
 import os
 import re
@@ -24,12 +24,14 @@ from traitlets import CaselessStrEnum
 
 from workshop import import_clock
 from workshop.errors import WorkshopError
-from workshop.project import BUILD, NOTEBOOKS
+from workshop.project import BUILD, NOTEBOOKS, sandbox_directory
 from workshop.sandbox import Sandbox
+from workshop.sandbox.files import full_disk
+from workshop.supervised import cannot_write
 from workshop.toc import Lesson
 
 SKIP = "skipped:"
-# The secret in the address of the sandbox's Pipelines API, which is part of links that kfp shows.
+# The secret in the address of the sandbox's Pipelines API. Links that kfp shows contain it.
 SECRET_PATH = re.compile(r"(?<=127\.0\.0\.1:)(\d+)/[0-9a-f]{32}(?=/)")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 CELL_WITHIN_SECONDS = 1800  # on a real target, a cell may wait for a cluster
@@ -37,16 +39,16 @@ CELL_WITHIN_SECONDS = 1800  # on a real target, a cell may wait for a cluster
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one lesson.
+    """The result of one lesson.
 
     Attributes:
         lesson: the lesson.
         notebook: the executed notebook's path.
-        cells: how many code cells ran, of how many.
-        skipped: the lines with which steps said that they could not run.
-        seconds: wall-clock seconds in `all`, and of these what starting the `kernel` took, the `imports` in cells, and
-            the `work` of the cells besides.
-        error: what went wrong, ready to be read; "" when nothing did.
+        cells: how many code cells ran, and how many there are.
+        skipped: the lines that say which steps could not run.
+        seconds: wall-clock seconds: `all`, and its parts `kernel` (its start), `imports` in cells, and other `work` of
+            cells.
+        error: the message of the error; "" when there was none.
     """
 
     lesson: Lesson
@@ -57,13 +59,15 @@ class Result:
     error: str
 
 
-def run(lessons: list[Lesson], output: Path = BUILD / "lessons", parameters: Mapping[str, object] | None = None):
-    """Run lessons one after the other, print their progress and a table of what they took.
+def run(
+    lessons: list[Lesson], output: Path = BUILD / "lessons", parameters: Mapping[str, object] | None = None
+) -> list[Result]:
+    """Run lessons one after the other; print their progress and a table of their times.
 
     Args:
-        lessons: what to run, in this order.
-        output: where the executed notebooks, and the files that they make, go.
-        parameters: values for the lessons' parameters cells; a lesson takes those that it has.
+        lessons: the lessons, in the order in which they run.
+        output: folder for the executed notebooks and the files that they make.
+        parameters: values for the lessons' parameters cells. A lesson gets those that its cell has.
 
     Returns:
         A `Result` for each lesson.
@@ -94,12 +98,12 @@ def run_one(
     Args:
         lesson: the lesson.
         output: the folder, prepared by `prepare_folder`.
-        parameters: values for its parameters cell; names that the cell lacks are left out.
-        progress_bar: what papermill takes under that name.
+        parameters: values for its parameters cell. Names that the cell lacks are left out.
+        progress_bar: papermill's argument of that name.
     """
     target = output / lesson.path.name
     known = papermill.inspect_notebook(str(lesson.path))
-    target.unlink(missing_ok=True)  # what an earlier run has left says nothing of this one
+    target.unlink(missing_ok=True)  # the result of an earlier run must not be taken for this one's
     error, died = "", False
     begun = time.monotonic()
     with _import_clock() as clock:
@@ -119,9 +123,11 @@ def run_one(
         except PapermillExecutionError as failed:
             error = _explain(lesson, failed, target)
         except (DeadKernelError, CellTimeoutError) as failed:
-            died = True  # papermill calls the cell completed in which this happened
+            died = True  # papermill marks the cell in which the kernel died as completed
             error = f"{lesson.name}: {type(failed).__name__}: {failed}\n\nThe notebook as far as it went: {target}"
         imports = float(clock.read_text())
+    if error:
+        error = "\n\n".join(filter(None, [error, _full_disk(output)]))
     seconds = time.monotonic() - begun
     notebook = _with_whole_streams(target)
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
@@ -132,13 +138,20 @@ def run_one(
 
 
 def prepare_folder(output: Path) -> None:
-    """Make the folder in which lessons run: as `notebooks/` is, with its pictures, without its notebooks."""
-    output.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(NOTEBOOKS / "images", output / "images", dirs_exist_ok=True)
+    """Make the folder in which lessons run. Like `notebooks/`, it holds the pictures, but no notebook.
+
+    Raises:
+        WorkshopError: the folder cannot be written.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(NOTEBOOKS / "images", output / "images", dirs_exist_ok=True)
+    except OSError as error:
+        raise cannot_write(output, error) from None
 
 
 def store_outputs(lessons: list[Lesson]) -> None:
-    """Run each lesson alone on a fresh sandbox and store what it shows in `notebooks/`.
+    """Run each lesson alone on a fresh sandbox, and store its outputs in `notebooks/`.
 
     Raises:
         WorkshopError: a lesson fails; its stored outputs stay as they were.
@@ -152,9 +165,15 @@ def store_outputs(lessons: list[Lesson]) -> None:
         print(_line(result))
 
 
+def _full_disk(output: Path) -> str:
+    """Return a sentence that names a full disk: few of the errors that it causes do."""
+    sandbox = sandbox_directory()
+    return full_disk(output) or (full_disk(sandbox) if sandbox.exists() else "")
+
+
 @contextmanager
 def fresh_sandbox() -> Iterator[Path]:
-    """Give a fresh working folder and a fresh sandbox to everything started inside; take both away afterwards."""
+    """Give everything that is started inside a fresh working folder and a fresh sandbox; delete both afterwards."""
     before = {
         name: os.environ.get(name)
         for name in ("WORKSHOP_TARGET", "WORKSHOP_SANDBOX_DIR", "WORKSHOP_BUCKET", "WORKSHOP_SETTINGS")
@@ -175,14 +194,14 @@ def fresh_sandbox() -> Iterator[Path]:
 
 
 class _PrivateKernelManager(AsyncKernelManager):
-    """Talks to kernels through sockets that only this user can open, rather than over TCP, where anybody can listen."""
+    """Talks to kernels through sockets that only this user can open. On TCP, other users could connect."""
 
     transport = CaselessStrEnum(["ipc"], default_value="ipc")
 
 
 @contextmanager
 def _progress(lesson: Lesson) -> Iterator[bool | dict]:
-    """Show which lesson runs: a bar with its cells where somebody watches, one line elsewhere."""
+    """Show which lesson runs: a bar of its cells on a terminal, one line elsewhere."""
     if sys.stderr.isatty():
         yield {"desc": lesson.name, "unit": "cell", "leave": False}
     else:
@@ -224,7 +243,7 @@ def _skips(cells) -> Iterator[str]:
 
 
 def _spent(cells, notebook, seconds: float, imports: float) -> dict[str, float]:
-    """Say what the seconds of a lesson went to."""
+    """Return the seconds of a lesson by what took them."""
     first = min((_time(cell.metadata.papermill.start_time) for cell in notebook.cells if _started(cell)), default=None)
     kernel = first - _time(notebook.metadata.papermill.start_time) if first else 0.0
     work = sum(cell.metadata.papermill.duration for cell in cells) - imports
@@ -241,7 +260,7 @@ def _time(text: str) -> float:
 
 @contextmanager
 def _import_clock() -> Iterator[Path]:
-    """Give the file into which a kernel started inside writes the seconds that its imports have taken."""
+    """Return a file. A kernel that is started inside writes the seconds of its imports to it."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "seconds")
         file.write_text("0")
@@ -259,14 +278,14 @@ def _check_names(lessons: list[Lesson], parameters: Mapping[str, object]) -> Non
 
 
 def _explain(lesson: Lesson, failed: PapermillExecutionError, target: Path) -> str:
-    """Say which cell of which lesson failed, show it, and say what it said."""
+    """Return a message with the failed cell, its error, and the end of its output."""
     source = "\n".join(f"    {line}" for line in failed.source.splitlines())
     printed = _printed_by_failed_cell(nbformat.read(target, as_version=4))
     last = "\n".join(f"    {line}" for line in COLOURS.sub("", printed).splitlines()[-12:])
     return (
         f"{lesson.name}: code cell [{failed.exec_count}] failed:\n\n{source}\n\n"
         f"{failed.ename}: {COLOURS.sub('', str(failed.evalue))}\n\n"
-        + (f"The last that it printed:\n\n{last}\n\n" if last else "")
+        + (f"The end of its output:\n\n{last}\n\n" if last else "")
         + f"The notebook as far as it went: {target}"
     )
 
@@ -280,7 +299,7 @@ def _printed_by_failed_cell(notebook) -> str:
 
 
 def _without_traces(notebook):
-    """Take out what papermill adds and what a stored lesson has no use for."""
+    """Remove the metadata that papermill and the kernel have added."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
         "language_info": {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"},
@@ -298,7 +317,7 @@ def _without_traces(notebook):
 
 
 def _with_whole_streams(path: Path):
-    """Read an executed notebook, write it back with whole streams, as JupyterLab shows them, and return it."""
+    """Join the streams of an executed notebook, as JupyterLab shows them; write it back and return it."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -308,7 +327,7 @@ def _with_whole_streams(path: Path):
 
 
 def _joined(outputs: list) -> list:
-    """Join pieces of one stream that the kernel happened to send one by one."""
+    """Join the pieces of one stream that the kernel sent separately."""
     joined: list = []
     for output in outputs:
         last = joined[-1] if joined else None
@@ -336,5 +355,5 @@ def _without_secret(text: str) -> str:
 
 
 def _as_on_a_terminal(text: str) -> str:
-    """Keep of each line what a carriage return has not overwritten, as a progress bar means it."""
+    """Keep the part of each line after its last carriage return, as a terminal shows a progress bar."""
     return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))

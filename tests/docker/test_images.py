@@ -19,6 +19,7 @@ from tests.support import base_image
 from workshop import toc
 from workshop.lessons import prepare_folder, run_one
 from workshop.project import ROOT
+from workshop.sandbox import docker_engine
 
 pytestmark = pytest.mark.docker
 if os.environ.get("WORKSHOP_TEST_IMAGES") != "1":
@@ -47,10 +48,9 @@ print(json.dumps({"rows": table.metadata["rows"], "text": open(table.path).read(
 @pytest.fixture(scope="session")
 def engine() -> docker.DockerClient:
     try:
-        client = docker.from_env(timeout=300)
-        client.ping()
-    except docker.errors.DockerException as error:
-        pytest.skip(f"no Docker engine answers: {error}; to run it: start Docker")
+        client = docker_engine.connect(timeout=300)
+    except docker_engine.NoDockerEngine as error:
+        pytest.skip(f"{error}; to run it: start Docker")
     yield client
     client.close()
 

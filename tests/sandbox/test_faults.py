@@ -18,10 +18,12 @@ import boto3
 import psutil
 import pytest
 
-from workshop.sandbox import Sandbox, SandboxError
+from workshop.sandbox import Sandbox, SandboxError, processes
 from workshop.sandbox import supervisor as supervisor_module
+from workshop.sandbox.processes import SERVER_MARK
 from workshop.sandbox.registry import what_is_missing
-from workshop.sandbox.supervisor import MARK, Server, Supervisor
+from workshop.sandbox.server import NotYet, Server
+from workshop.sandbox.supervisor import Supervisor
 
 # A registry is a part only where its program and Docker are.
 NAMES = ["object-store", "aws-account", "pipelines-api", *([] if what_is_missing() else ["registry"])]
@@ -50,7 +52,7 @@ def kill(pid):
 
 @contextmanager
 def occupied(port):
-    """Take a port; if another test has it, it is taken all the same."""
+    """Take a port, unless another program has taken it already."""
     try:
         listener = socket.create_server(("127.0.0.1", port))
     except OSError:
@@ -61,11 +63,11 @@ def occupied(port):
 
 
 def left_processes(sandbox):
-    """Every process of this sandbox, found without its records."""
+    """Return every process of this sandbox, found without its records."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK, "").startswith(f"{sandbox.directory}:"):
+            if process.environ().get(SERVER_MARK, "").startswith(f"{sandbox.directory}:"):
                 found.append(process)
         except (psutil.Error, OSError):
             continue
@@ -133,13 +135,14 @@ def test_a_server_that_hangs_is_replaced(sandbox, monkeypatch):
     assert not psutil.pid_exists(hanging) or psutil.Process(hanging).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_stale_pid_that_now_belongs_to_somebody_else_is_left_alone(sandbox):
+def test_a_reused_pid_is_never_mistaken_for_a_server(sandbox):
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         run = sandbox.directory / "run"
         run.mkdir(parents=True)
         for name in NAMES:
-            (run / f"{name}.json").write_text(json.dumps({"pid": bystander.pid, "created": 1.0, "ports": {"http": 9}}))
+            record = {"pid": bystander.pid, "started": "another-boot-1", "ports": {"http": 9}}
+            (run / f"{name}.json").write_text(json.dumps(record))
         sandbox.up()
         assert bystander.pid not in pids(sandbox).values()
         sandbox.down()
@@ -191,7 +194,9 @@ def test_concurrent_callers_start_one_of_each(sandbox, workshop_command):
     assert [result.returncode for result in results] == [0] * 4, [result.stderr for result in results]
     servers = [process for process in left_processes(sandbox) if process.pid in pids(sandbox).values()]
     assert len(servers) == len(NAMES)
-    assert {process.environ()[MARK] for process in left_processes(sandbox)} == {s.environ()[MARK] for s in servers}
+    assert {process.environ()[SERVER_MARK] for process in left_processes(sandbox)} == {
+        s.environ()[SERVER_MARK] for s in servers
+    }
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_a_way_out(tmp_path):
@@ -263,8 +268,43 @@ class Broken(Server):
 
 def test_a_server_that_does_not_start_shows_the_end_of_its_log(tmp_path):
     supervisor = Supervisor(tmp_path / "sandbox", [Broken(tmp_path / "sandbox" / "broken")])
-    with pytest.raises(SandboxError, match=r"broken ended while it started[\s\S]*the reason why"):
+    with pytest.raises(SandboxError, match=r"broken ended while it started[\s\S]*the reason why") as raised:
         supervisor.up()
+    assert "reset" not in str(raised.value), "nothing says that the data are damaged"
+
+
+class NotYetReady(Broken):
+    """A server that answers at once, and works at the third request."""
+
+    def command(self, ports):
+        code = f"import socket, time; s = socket.create_server(('127.0.0.1', {ports['http']})); time.sleep(60)"
+        return [sys.executable, "-c", code]
+
+    def is_ready(self, record):
+        return processes.listens(record.pid, record.port)
+
+    def seed(self, record):
+        self.asked = getattr(self, "asked", 0) + 1
+        if self.asked < 3:
+            raise NotYet("not now")
+
+
+def test_a_server_that_does_not_work_yet_is_asked_again_soon_and_the_wait_is_said(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(supervisor_module, "SAY_AFTER_SECONDS", 0)
+    supervisor = Supervisor(tmp_path / "sandbox", [NotYetReady(tmp_path / "sandbox" / "broken")])
+    try:
+        assert supervisor.up()["broken"].seeded
+    finally:
+        supervisor.reset()
+    assert "waiting for the broken ...\n" in capfd.readouterr().err
+
+
+def test_a_server_that_never_works_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor_module, "READY_WITHIN_SECONDS", 2)
+    server = NotYetReady(tmp_path / "sandbox" / "broken")
+    server.asked = -1000
+    with pytest.raises(SandboxError, match="broken answers, but does not work: not now"):
+        Supervisor(tmp_path / "sandbox", [server]).up()
 
 
 class Silent(Broken):

@@ -145,7 +145,7 @@ def test_without_docker_the_registry_is_the_accounts_and_status_says_why(sandbox
     sandbox.up()
     assert sandbox.environment()["REGISTRY"] == ECR
     shown = " ".join(workshop_command("sandbox", "status", env=os.environ | {"COLUMNS": "300"}).stdout.split())
-    assert "registry │ down" in shown and "no Docker engine answers at unix:///nowhere.sock" in shown
+    assert "registry │ down" in shown and "no Docker Engine answers at unix:///nowhere.sock" in shown
 
 
 def test_without_the_program_its_package_is_named(monkeypatch, engine):
@@ -168,4 +168,4 @@ def test_an_engine_on_another_machine_cannot_reach_it(program, host):
 def test_an_engine_that_accepts_and_says_nothing_does_not_hold_up_the_sandbox(program):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         os.environ["DOCKER_HOST"] = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
-        assert "no Docker engine answers" in what_is_missing()
+        assert "no Docker Engine answers" in what_is_missing()

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ CHANGES = [
 def programs(shell):
     """A Python with bcrypt, and a kubectl that finds the login in its cluster."""
     (shell.programs / "python3").unlink(missing_ok=True)
-    (shell.programs / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (shell.programs / "python3").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     (shell.programs / "python3").chmod(0o755)
     stand_in_kubectl(shell)
 

@@ -60,7 +60,7 @@ class Shell:
         program = self.programs / name
         program.unlink(missing_ok=True)
         program.write_text(
-            f"#!{sys.executable} -IS\n"
+            f"#!{sys._base_executable} -IS\n"  # the path of the environment's own Python may hold a space
             "import json, re, select, sys\n"
             f"name, answers, calls = {name!r}, {str(self._answers / (name + '.json'))!r}, {str(self._calls)!r}\n"
             # Read what is sent to it. A terminal, or a pipe that nobody writes to, is left alone.

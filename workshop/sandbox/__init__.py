@@ -6,28 +6,32 @@ import os
 import secrets
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import psutil
-
 from workshop.project import sandbox_directory
+from workshop.sandbox import docker_engine
 from workshop.sandbox.aws_account import ACCOUNT, REGION, AwsAccount, has_cluster, make_cluster
+from workshop.sandbox.errors import SandboxError
+from workshop.sandbox.files import free_mb, write_atomically
 from workshop.sandbox.object_store import ObjectStore
 from workshop.sandbox.pipelines_api import RUNNERS, PipelinesApi
+from workshop.sandbox.processes import is_running, start_mark
 from workshop.sandbox.registry import Registry, what_is_missing
-from workshop.sandbox.supervisor import Record, SandboxError, Server, Supervisor, write_whole
+from workshop.sandbox.server import Record, Server
+from workshop.sandbox.supervisor import Supervisor
 
 __all__ = ["Sandbox", "SandboxError"]
 
-# Nothing of a real account or cluster may reach a client that talks to the sandbox.
+# A client that talks to the sandbox must not see settings of a real account or cluster.
 FOREIGN_PREFIXES = ("AWS_", "KF_PIPELINES_")
 
-# What a run of all lessons leaves below the folder, rounded up.
-ROOM_MB = 100
+# The sandbox's folder takes this much in a run of all lessons, rounded up.
+ROOM_MB = 200
 
-# A kubeconfig whose one cluster nobody can reach, and whose name says why.
+# A kubeconfig with one cluster that nothing reaches. The name says why.
 NO_CLUSTER = """\
 apiVersion: v1
 kind: Config
@@ -40,15 +44,15 @@ users: [{name: none, user: {}}]
 
 @dataclass(frozen=True)
 class Identity:
-    """What is random about a sandbox: its keys, and the bucket name that nobody else has.
+    """The random values of a sandbox: its keys, and a bucket name of its own.
 
     Attributes:
         access_key: S3 access key id.
         secret_key: its secret.
         encryption_key: 64 hexadecimal digits for server-side encryption.
-        bucket: the default bucket; valid and, by eight random digits, unique.
-        pipelines_path: the path below which the Pipelines API answers; whoever knows it can run code.
-        runner: what tasks of pipelines are run with. Not random, but kept in the same place.
+        bucket: the default bucket; eight random digits make its name unique.
+        pipelines_path: the path below which the Pipelines API answers. Knowing it is enough to run code.
+        runner: how tasks of pipelines run. Not random, but kept in the same file.
     """
 
     access_key: str
@@ -83,25 +87,25 @@ class Sandbox:
         """Start what is not running; safe to call again, and from several processes at once.
 
         Args:
-            runner: what tasks of pipelines are run with from now on, "subprocess" or "docker"; as before by default.
+            runner: how tasks of pipelines run from now on, "subprocess" or "docker"; unchanged by default.
 
         Raises:
-            SandboxError: a server does not start, the folder cannot be written, its disk is full, or there is no such
-                runner here.
+            SandboxError: a server does not start, the folder cannot be written, its disk is full, or this machine
+                cannot use the runner.
         """
         from workshop.sandbox.component_environment import ensure
 
-        apply(_past_any_proxy())
+        apply(_without_proxy())
         if runner:
             self._choose_runner(runner)
         ensure()
         supervisor = self._supervisor(self._identity())
-        if not supervisor.record(supervisor.servers[0]):  # else it has what it needs, and lesson 09 may make room
+        if not supervisor.record(supervisor.servers[0]):  # a running sandbox must stay usable: lesson 09 makes room
             self._check_room()
         if what_is_missing():
             supervisor.servers = [server for server in supervisor.servers if server.name != Registry.name]
         account = supervisor.up()[AwsAccount.name].address
-        if not has_cluster(account):  # lesson 09 has deleted it, and nothing here can make one as eksctl does
+        if not has_cluster(account):  # lesson 09 has deleted it, and eksctl cannot make one here
             with supervisor.locked():
                 make_cluster(account)
         self._forbid_kubectl()
@@ -152,7 +156,7 @@ class Sandbox:
                 "KUBECONFIG": str(self._kubeconfig),
             }
             | self._aws(identity, records)
-            | _past_any_proxy()
+            | _without_proxy()
         )
 
     def task_environment(self) -> dict[str, str]:
@@ -161,23 +165,21 @@ class Sandbox:
         Raises:
             SandboxError: the sandbox is not up.
         """
-        return self._aws(self._identity(), self._running(ObjectStore.name, AwsAccount.name)) | _past_any_proxy()
+        return self._aws(self._identity(), self._running(ObjectStore.name, AwsAccount.name)) | _without_proxy()
 
     def task_packages(self) -> Path:
-        """Make the throw-away folder for what this process and its tasks install with pip, and return it.
+        """Make the temporary folder for packages that this process and its tasks install with pip, and return it.
 
-        `kfp.local` installs a component's `packages_to_install` into the environment that runs the notebook. In the
-        sandbox, pip is pointed here instead. Folders of processes that have ended are deleted.
+        `kfp.local` installs a component's `packages_to_install` into the notebook's environment. On the sandbox, pip
+        installs them here instead. The folders of ended processes are deleted.
         """
         parent = self.directory / "task-packages"
-        if parent.exists():
-            for old in parent.iterdir():
-                pid = old.name.partition("-")[0]
-                if not (pid.isdigit() and psutil.pid_exists(int(pid))):
-                    shutil.rmtree(old, ignore_errors=True)
-        mine = Path(os.environ.get("PIP_TARGET", ""))
-        if mine.parent != parent or not mine.name.startswith(f"{os.getpid()}-") or not mine.exists():
-            mine = parent / f"{os.getpid()}-{secrets.token_hex(4)}"
+        mine = parent / f"{os.getpid()}@{start_mark(os.getpid())}"
+        for folder in parent.iterdir() if parent.exists() else ():
+            pid, _, started = folder.name.partition("@")
+            if not (pid.isdigit() and is_running(int(pid), started)):
+                shutil.rmtree(folder, ignore_errors=True)
+        if not mine.exists():
             mine.mkdir(parents=True)
             atexit.register(shutil.rmtree, mine, ignore_errors=True)
         return mine
@@ -197,7 +199,7 @@ class Sandbox:
         }
 
     def _registry(self) -> str:
-        """Return the address that names of images begin with: of the registry here, else of the account's ECR."""
+        """Return the address that image names begin with: the sandbox's registry, else the account's ECR."""
         supervisor = self._supervisor(Identity.new())
         record = next(supervisor.record(server) for server in supervisor.servers if server.name == Registry.name)
         return urlsplit(record.address).netloc if record else f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
@@ -207,21 +209,22 @@ class Sandbox:
         return self.directory / "kube" / "config"
 
     def _forbid_kubectl(self) -> None:
-        """Keep kubectl from the clusters of this machine's user: the sandbox has no Kubernetes API to talk to."""
+        """Keep kubectl away from the reader's clusters: the sandbox has no Kubernetes API."""
         if not self._kubeconfig.exists():
-            write_whole(self._kubeconfig, NO_CLUSTER)
+            write_atomically(self._kubeconfig, NO_CLUSTER)
 
     def _running(self, *names: str) -> dict[str, Record]:
-        """Return the records of these servers, all of which must run."""
+        """Return the records of these servers. All of them must run."""
         supervisor = self._supervisor(Identity.new())
-        records = {server.name: supervisor.record(server) for server in supervisor.servers if server.name in names}
-        if missing := [name for name, record in records.items() if record is None]:
+        found = {server.name: supervisor.record(server) for server in supervisor.servers if server.name in names}
+        records = {name: record for name, record in found.items() if record}
+        if missing := [name for name in found if name not in records]:
             raise SandboxError(f"not running in the sandbox: {', '.join(missing)}. Start it: workshop sandbox up")
         return records
 
     def _check_room(self) -> None:
-        """Say in time that the disk is full: S3 would answer with an internal error that names nothing."""
-        free = shutil.disk_usage(self.directory).free // 2**20
+        """Name a full disk before the start: S3 answers with an internal error that names nothing."""
+        free = free_mb(self.directory)
         if free < ROOM_MB:
             raise SandboxError(
                 f"only {free} MB are free on the disk of {self.directory}; the sandbox needs {ROOM_MB}. Make room, or "
@@ -232,9 +235,9 @@ class Sandbox:
         if runner not in RUNNERS:
             raise SandboxError(f"there is no runner {runner!r}; it must be one of: {', '.join(RUNNERS)}")
         if runner == "docker":
-            _check_docker()
+            docker_engine.connect(timeout=10).close()
         identity = self._identity()
-        write_whole(self._identity_path, json.dumps(asdict(replace(identity, runner=runner))))
+        write_atomically(self._identity_path, json.dumps(asdict(replace(identity, runner=runner))))
 
     def _supervisor(self, identity: Identity) -> Supervisor:
         keys = (identity.access_key, identity.secret_key, identity.encryption_key)
@@ -256,20 +259,26 @@ class Sandbox:
             new = Identity.new()
             with self._supervisor(new).locked():
                 if not self._identity_path.exists():
-                    write_whole(self._identity_path, json.dumps(asdict(new)))
+                    write_atomically(self._identity_path, json.dumps(asdict(new)))
         try:
             kept = json.loads(self._identity_path.read_text())
             if "pipelines_path" not in kept:  # made before there was a Pipelines API
                 kept = asdict(Identity.new()) | kept
-                write_whole(self._identity_path, json.dumps(kept))
+                write_atomically(self._identity_path, json.dumps(kept))
             return Identity(**kept)
-        except (OSError, ValueError, TypeError) as error:
+        except OSError as error:
             raise SandboxError(
-                f"{self._identity_path} cannot be read ({error}). Start over: workshop sandbox reset --yes"
+                f"{self._identity_path}, which holds the sandbox's keys, cannot be read: {error.strerror}. Give "
+                "yourself the permission to read it. The sandbox's data are not damaged"
+            ) from None
+        except (ValueError, TypeError) as error:
+            raise SandboxError(
+                f"{self._identity_path}, which holds the sandbox's keys, is damaged ({error}). Without its keys, the "
+                "sandbox cannot start again. Delete the sandbox and make a new one: workshop sandbox reset --yes"
             ) from None
 
 
-def apply(environment: dict[str, str | None]) -> None:
+def apply(environment: Mapping[str, str | None]) -> None:
     """Set and unset variables for this process and its children."""
     for name, value in environment.items():
         if value is None:
@@ -288,18 +297,7 @@ def use_task_packages(folder: Path) -> None:
     sys.path.append(str(folder))
 
 
-def _past_any_proxy() -> dict[str, str]:
+def _without_proxy() -> dict[str, str]:
     hosts = [host for name in ("NO_PROXY", "no_proxy") for host in os.environ.get(name, "").split(",") if host]
     value = ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
     return {"NO_PROXY": value, "no_proxy": value}
-
-
-def _check_docker() -> None:
-    import docker
-
-    try:
-        docker.from_env(timeout=10).ping()
-    except docker.errors.DockerException as error:
-        raise SandboxError(
-            f"there is no Docker Engine that answers here ({error}); start it, or leave out --runner"
-        ) from None

@@ -1,20 +1,24 @@
 """The AWS account (STS, IAM, EKS, ECR): a moto server, seeded with the cluster that lesson 01 makes.
 
-moto keeps everything in memory. So that the account survives a restart, moto's own recorder writes every request
-down, and a new start plays back those that changed something.
+moto keeps everything in memory. So moto's recorder writes every request to a file, and the next start replays those
+that changed something: the account survives a restart.
 """
 
 import json
+import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
 from workshop.project import versions
-from workshop.sandbox.supervisor import HOST, Record, SandboxError, Server, http_status
+from workshop.sandbox.errors import SandboxError
+from workshop.sandbox.processes import HOST
+from workshop.sandbox.server import Record, Server, http_status
 
 ACCOUNT = "123456789012"  # moto's default, an account number that AWS uses only in examples
 REGION = "us-east-1"
@@ -22,7 +26,7 @@ CLUSTER = "kubeflow-demo"
 NODE_GROUP = "kubeflow-demo-nodes"
 NODE_ROLE = "kubeflow-demo-node"
 CLUSTER_ROLE = "kubeflow-demo-cluster"
-# What eksctl attaches to a node role, without the policy that lets nodes pull from ECR: lesson 02 finds that out.
+# The policies that eksctl attaches to a node role, without the one for pulling from ECR: lesson 02 attaches that one.
 NODE_POLICIES = ("AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy")
 TAGS = {"project": "first-kubeflow-pipeline"}
 READING = ("Get", "List", "Describe", "BatchGet", "Head", "Simulate")
@@ -49,7 +53,6 @@ class AwsAccount(Server):
             "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",
             "MOTO_DISABLE_GLOBAL_CORS": "true",
             "MOTO_RECORDER_FILEPATH": str(self._recording),
-            "PYTHONPATH": "",
         }
 
     def is_ready(self, record: Record) -> bool:
@@ -63,7 +66,7 @@ class AwsAccount(Server):
             self._ask_moto(record, "/moto-api/recorder/replay-recording")
             self._ask_moto(record, "/moto-api/recorder/start-recording")
         else:
-            self._recording.write_text("")  # what an interrupted start has left
+            self._recording.write_text("")  # an interrupted start may have left some lines
             self._ask_moto(record, "/moto-api/recorder/start-recording")
             make_cluster(record.address)
             complete.touch()
@@ -75,13 +78,13 @@ class AwsAccount(Server):
     def _ask_moto(self, record: Record, path: str) -> None:
         request = urllib.request.Request(record.address + path, data=b"", method="POST")
         try:
-            _past_any_proxy().open(request, timeout=60).close()
+            _without_proxy().open(request, timeout=60).close()
         except urllib.error.HTTPError as error:
             said = error.read(300).decode(errors="replace")
             raise SandboxError(f"the emulated AWS account answered {error.code} to {path}: {said}") from None
 
     def _keep_what_changed_something(self) -> None:
-        """Drop from the recording what only reads, and what a kill cut off."""
+        """Drop from the recording the requests that only read, and a last line that a kill cut off."""
         kept = [line for line in self._recording.read_text().splitlines() if _changes_something(line)]
         temporary = self._recording.with_suffix(".new")
         temporary.write_text("".join(f"{line}\n" for line in kept))
@@ -100,8 +103,8 @@ def _changes_something(line: str) -> bool:
     return not operation.startswith(READING)
 
 
-def _query_action(request: dict) -> str:
-    """Return the Action of a request in AWS's query protocol (STS, IAM), or nothing."""
+def _query_action(request: dict[str, Any]) -> str:
+    """Return the Action of a request in AWS's query protocol (STS, IAM); "" when it has none."""
     import base64
 
     body = request.get("body") or ""
@@ -115,11 +118,11 @@ def has_cluster(address: str) -> bool:
     Args:
         address: of the account, such as `http://127.0.0.1:5005`.
     """
-    # The part of a signature by which moto knows the service: boto3 would take longer to import than all of this.
+    # moto finds the service in this part of a signature. Importing boto3 would take longer than the request.
     scope = {"Authorization": f"AWS4-HMAC-SHA256 Credential=seed/20260101/{REGION}/eks/aws4_request"}
     request = urllib.request.Request(f"{address}/clusters/{CLUSTER}/node-groups/{NODE_GROUP}", headers=scope)
     try:
-        _past_any_proxy().open(request, timeout=60).close()
+        _without_proxy().open(request, timeout=60).close()
     except urllib.error.HTTPError as error:
         if error.code == 404:
             return False
@@ -128,14 +131,12 @@ def has_cluster(address: str) -> bool:
 
 
 def make_cluster(address: str) -> None:
-    """Make what is missing of the EKS cluster of lesson 01: its role may do everything but pull from ECR.
+    """Make the missing parts of the EKS cluster of lesson 01. Its node role may do everything but pull from ECR.
 
     Args:
         address: of the account, such as `http://127.0.0.1:5005`.
     """
-    import boto3
-
-    session = boto3.Session(aws_access_key_id="seed", aws_secret_access_key="seed", region_name=REGION)
+    session = _session_without_settings()
     iam, eks = (session.client(service, endpoint_url=address) for service in ("iam", "eks"))
     cluster_role = _make_role(iam, CLUSTER_ROLE, "eks.amazonaws.com", ["AmazonEKSClusterPolicy"])
     node_role = _make_role(iam, NODE_ROLE, "ec2.amazonaws.com", NODE_POLICIES)
@@ -160,7 +161,24 @@ def make_cluster(address: str) -> None:
         )
 
 
-def _make_role(iam, name: str, service: str, policies) -> str:
+def _session_without_settings() -> Any:
+    """Return a boto3 session that reads no AWS setting of the reader: no variable, no profile, no file."""
+    import boto3
+    import botocore.session
+
+    core = botocore.session.Session()
+    # https://botocore.amazonaws.com/v1/documentation/api/latest/reference/config.html: by name, where a setting is
+    # looked for in files, in variables, its default, and how it is read.
+    for name, (_, _, default, convert) in list(core.session_var_map.items()):
+        core.session_var_map[name] = (None, None, default, convert)
+    for name in ("config_file", "credentials_file"):
+        core.session_var_map[name] = (None, None, os.devnull, None)
+    return boto3.Session(
+        botocore_session=core, aws_access_key_id="seed", aws_secret_access_key="seed", region_name=REGION
+    )
+
+
+def _make_role(iam: Any, name: str, service: str, policies: Iterable[str]) -> str:
     """Make a role that an AWS service may assume, if it is missing, and return its ARN."""
     trust = {
         "Version": "2012-10-17",
@@ -174,6 +192,6 @@ def _make_role(iam, name: str, service: str, policies) -> str:
     return iam.get_role(RoleName=name)["Role"]["Arn"]
 
 
-def _past_any_proxy() -> urllib.request.OpenerDirector:
-    # Not with requests: imported in one thread while boto3 is in another, it can lose its filter of warnings.
+def _without_proxy() -> urllib.request.OpenerDirector:
+    # Not with requests: its import in one thread, while another imports boto3, can lose its filter of warnings.
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))

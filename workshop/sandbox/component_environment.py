@@ -1,9 +1,9 @@
-"""The environment in which the sandbox runs the tasks of a pipeline: what the component image holds, and nothing else.
+"""The environment in which the sandbox runs the tasks of a pipeline: the component image's packages, and no others.
 
-A component that imports something which its image lacks must fail on this machine too, so tasks do not run in the
-environment of the notebooks. This one is made from `docker/component/requirements.txt`, at the first call, and made
-anew when that file or the Python has changed. The package `pipelines`, which the image holds as well, is linked into
-it, so that tasks import it as it is now.
+A component that imports a package which its image lacks must fail on this machine too. So tasks do not run in the
+environment of the notebooks. The first call makes theirs from `docker/component/requirements.txt`. A later call makes
+a new one when that file or the Python has changed. The environment links to the package `pipelines`, which the image
+holds too, so that tasks import it as it is now.
 """
 
 import fcntl
@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import IO
 
 from workshop.project import ROOT
-from workshop.sandbox.supervisor import SandboxError
+from workshop.sandbox.errors import SandboxError
 
 REQUIREMENTS = ROOT / "docker" / "component" / "requirements.txt"
 PIPELINES = ROOT / "pipelines"
 LOCATION = ROOT / ".component"
-# Written last: a folder without it is half made. It holds which Python and platform the folder is for.
+# Written last: a folder without this file is half made. It names the Python and platform that the folder is for.
 READY = ".ready"
-# Another process may be fetching every package over a slow line.
+# Another process may download every package over a slow line.
 MADE_WITHIN_SECONDS = 1800
-# What a notebook has set for its own pip, uv and Python would send packages elsewhere. Of uv's variables, those stay
-# that say where packages come from and how they are fetched.
+# A notebook's settings for its own pip, uv and Python would send packages elsewhere. uv's variables about the source
+# and the download of packages stay.
 FOREIGN_PREFIXES = ("PIP_", "PYTHON", "UV_", "VIRTUAL_ENV", "CONDA_PREFIX")
 FETCHING_PREFIXES = (
     "UV_CACHE",
@@ -86,19 +86,19 @@ def main() -> None:
 
 
 def _fingerprint() -> str:
-    """Return the name of the folder: another one for each lock, Python and platform."""
+    """Return the name of the folder: each lock, Python and platform has its own."""
     python = (platform.python_version(), sysconfig.get_platform(), str(PIPELINES))
     parts = (REQUIREMENTS.read_bytes(), *(part.encode() for part in python))
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
 
 def _kind() -> str:
-    """Return what an environment must share with another one to take its place; a new lock or patch changes nothing."""
+    """Return what two environments must share for one to replace the other. The lock and the patch may differ."""
     return f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor} {sysconfig.get_platform()}"
 
 
 def _is_made(folder: Path) -> bool:
-    """Tell whether an environment is complete and the Python that it was made with is still there."""
+    """Tell whether an environment is complete and its Python still exists."""
     return (folder / READY).exists() and (folder / "bin" / "python3").exists()
 
 
@@ -107,8 +107,8 @@ def _locked() -> Iterator[int]:
     """Hold the lock on all environments: two notebooks that start at once must not write into one folder.
 
     Returns:
-        The lock's descriptor, for the children to inherit. A uv whose parent was killed goes on writing, and holds the
-        lock until it ends; this is what `filelock`, which closes its descriptor for children, would not do.
+        The lock's descriptor, which the children inherit. A uv whose parent was killed goes on writing, so it must
+        hold the lock until it ends. `filelock` closes its descriptor in children.
     """
     LOCATION.mkdir(exist_ok=True)
     deadline = time.monotonic() + MADE_WITHIN_SECONDS
@@ -129,7 +129,7 @@ def _try_lock(file: IO) -> bool:
 
 
 def _make(folder: Path, lock: int) -> None:
-    """Make an environment where it stays, because its scripts hold its path, and delete those that it replaces."""
+    """Make an environment in its final folder, because its scripts hold its path; delete those that it replaces."""
     print(
         "making .component, in which the sandbox runs tasks (0.5 GB on disk; a minute or more when its packages are "
         "not in the cache yet)",
@@ -138,7 +138,7 @@ def _make(folder: Path, lock: int) -> None:
     )
     _delete(folder)
     python = folder / "bin" / "python3"
-    # uv takes the Python that this one was made from, so that the environment does not depend on .venv.
+    # uv takes the Python from which .venv was made, so the new environment does not depend on .venv.
     _uv(lock, "venv", "--no-project", "--python", sys.executable, str(folder))
     _uv(lock, "pip", "sync", "--require-hashes", "--python", str(python), str(REQUIREMENTS))
     _link_pipelines(folder)
@@ -153,10 +153,10 @@ def _link_pipelines(folder: Path) -> None:
 
 
 def _uv(lock: int, *arguments: str) -> None:
-    """Run uv, which is a package of the environment that we run in.
+    """Run the uv of this environment.
 
     Raises:
-        SandboxError: uv failed; the message holds the end of what it said.
+        SandboxError: uv failed; the message holds the end of its output.
     """
     done = _run(lock, LOCATION, sys.executable, "-m", "uv", *arguments, "--quiet")
     if done.returncode != 0:
@@ -165,7 +165,7 @@ def _uv(lock: int, *arguments: str) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment variables without those that lead uv and Python astray."""
+    """Return this process's environment variables without those that would change what uv and Python do."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -174,16 +174,16 @@ def _environment() -> dict[str, str]:
 
 
 def _compile(lock: int, folder: Path) -> None:
-    """Compile the packages once: tasks are new processes, and would import pandas in seconds instead of half of one.
+    """Compile the packages once: each task is a new process, and would import pandas in 3 s instead of 0.5 s.
 
-    No exit status counts: a package may hold files for other versions of Python, and tasks run without this too.
-    The path is a relative one, so that a project below a folder named `tests` is compiled.
+    The exit status counts for nothing: some packages hold files for other versions of Python, and tasks run without
+    compiled files too. The path is relative, so that a project below a folder named `tests` is compiled.
     """
     _run(lock, folder, str(folder / "bin" / "python3"), "-m", "compileall", "-qq", "-j", "0", "-x", "/tests?/", "lib")
 
 
 def _run(lock: int, cwd: Path, *command: str) -> subprocess.CompletedProcess:
-    """Run a command that holds the lock, and return what it said, on both streams, as `stdout`."""
+    """Run a command that holds the lock, and return its result; `stdout` holds the output of both streams."""
     return subprocess.run(
         command,
         cwd=cwd,
@@ -198,16 +198,16 @@ def _run(lock: int, cwd: Path, *command: str) -> subprocess.CompletedProcess:
 
 
 def _delete_replaced(made: Path) -> None:
-    """Delete half-made environments, and those of earlier locks; one for another Python is still in use there."""
+    """Delete half-made environments and those of earlier locks; environments for other Pythons stay."""
     for folder in LOCATION.iterdir():
         ready = folder / READY
         if folder.is_dir() and folder != made and (not ready.exists() or ready.read_text() == _kind()):
-            with suppress(OSError):  # it only takes up space; the next environment deletes it
+            with suppress(OSError):  # it only takes space; the next environment deletes it
                 _delete(folder)
 
 
 def _delete(folder: Path) -> None:
-    """Delete an environment, the mark first: what an interruption leaves of it must not look made."""
+    """Delete an environment, its mark first: after an interruption the rest must not look complete."""
     (folder / READY).unlink(missing_ok=True)
     if folder.exists():
         shutil.rmtree(folder)
@@ -216,8 +216,8 @@ def _delete(folder: Path) -> None:
 def _failed(why: str) -> SandboxError:
     return SandboxError(
         f"the environment in which tasks run could not be made: {why}\n"
-        f"It holds the packages of {REQUIREMENTS} and lies in {LOCATION}. Look whether that folder can be written and "
-        "has 0.5 GB left, and whether this machine reaches its package index. Then try again:\n"
+        f"It needs the packages of {REQUIREMENTS}, a folder {LOCATION} that can be written, 0.5 GB of free space, "
+        "and a package index (look at HTTPS_PROXY and UV_DEFAULT_INDEX). Then try again:\n"
         f"{sys.executable} -m workshop.sandbox.component_environment"
     )
 

@@ -1,14 +1,18 @@
 """S3: SeaweedFS, the object store that Kubeflow Pipelines itself ships."""
 
+import http.client
 import json
-import secrets
 import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from workshop.sandbox.supervisor import HOST, Record, SandboxError, Server, http_status
+from workshop.sandbox.errors import SandboxError
+from workshop.sandbox.processes import HOST
+from workshop.sandbox.server import NotYet, Record, Server, http_status
+
+PROBE_BUCKET = "probe-of-the-sandbox"
 
 
 class ObjectStore(Server):
@@ -17,8 +21,8 @@ class ObjectStore(Server):
     Args:
         directory: where objects are kept.
         access_key: the key id that may do everything.
-        secret_key: its secret; it is handed over in a file that only this user can read.
-        encryption_key: 64 hexadecimal digits, with which S3 seals the keys of objects that ask for encryption.
+        secret_key: its secret. SeaweedFS reads it from a file that only this user can read.
+        encryption_key: 64 hexadecimal digits. S3 encrypts with it the keys of encrypted objects.
     """
 
     name = "object-store"
@@ -35,7 +39,7 @@ class ObjectStore(Server):
     def command(self, ports: Mapping[str, int]) -> list[str]:
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
-        # Left by the last start; it would win over what is not said here.
+        # Left by the last start. It would replace the defaults of all options that are not given here.
         (data / "mini.options").unlink(missing_ok=True)
         return [
             _weed(),
@@ -47,18 +51,18 @@ class ObjectStore(Server):
             *(f"-{flag}={port}" for flag, port in ports.items()),
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
-            # Only S3 is for clients: the other parts keep off HTTP as far as they can.
+            # Only S3 is for clients: the other parts serve as little HTTP as they can.
             "-disableHttp",
             "-webdav=false",
             "-admin.ui=false",
             "-master.telemetry=false",
             "-master.volumeSizeLimitMB=1024",
-            # Every bucket has a volume of its own, which grows with what it holds. Left to itself, SeaweedFS allows as
-            # many as there are whole GB free: on a small disk, the sixth bucket would be refused.
+            # Every bucket has a volume of its own, which grows with its objects. By default, SeaweedFS allows one for
+            # each GB of free space: on a small disk, it would refuse the sixth bucket.
             "-volume.max=10000",
             f"-s3.config={self._write_identities()}",
             "-s3.iam=false",
-            # As on AWS: an upload to a bucket that is not there fails, and so does deleting one that is not empty.
+            # As on AWS: an upload to a missing bucket fails, and so does the deletion of a bucket with objects.
             "-s3.autoCreateBucket=false",
             "-s3.allowDeleteBucketNotEmpty=false",
         ]
@@ -66,7 +70,7 @@ class ObjectStore(Server):
     def environment(self) -> dict[str, str]:
         return {
             "WEED_S3_SSE_KEK": self._encryption_key,
-            # One volume for a new bucket, not seven: the first upload is then not the slow one.
+            # One volume for a new bucket, not seven: seven make the first upload slow.
             "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",
         }
 
@@ -81,24 +85,47 @@ class ObjectStore(Server):
                         left.unlink()
 
     def seed(self, record: Record) -> None:
-        """Write one object and read it back: after a restart, S3 answers a little before its disks are known to it."""
-        import boto3
-        from botocore.config import Config
+        """Write one object and read it back.
 
-        s3 = boto3.client(
-            "s3",
-            endpoint_url=record.address,
-            aws_access_key_id=self._credentials["accessKey"],
-            aws_secret_access_key=self._credentials["secretKey"],
-            region_name="us-east-1",
-            config=Config(retries={"total_max_attempts": 8}),
-        )
-        bucket = f"probe-{secrets.token_hex(8)}"
-        s3.create_bucket(Bucket=bucket)
-        s3.put_object(Bucket=bucket, Key="probe", Body=b"probe")
-        s3.get_object(Bucket=bucket, Key="probe")["Body"].read()
-        s3.delete_object(Bucket=bucket, Key="probe")
-        s3.delete_bucket(Bucket=bucket)
+        After a restart, S3 answers some seconds before it finds its volumes. Each request is made once: a client that
+        tries again by itself pauses longer and longer.
+
+        Raises:
+            NotYet: S3 refuses one of the requests.
+        """
+        bucket = f"/{PROBE_BUCKET}"
+        for method, path, expected in (
+            ("PUT", bucket, (200, 409)),  # 409: an earlier probe has made it
+            ("PUT", f"{bucket}/probe", (200,)),
+            ("GET", f"{bucket}/probe", (200,)),
+            ("DELETE", f"{bucket}/probe", (204,)),
+            ("DELETE", bucket, (204,)),
+        ):
+            status = self._ask(record, method, path)
+            if status not in expected:
+                raise NotYet(f"S3 answers {method} {path} with {status or 'nothing'}")
+
+    def _ask(self, record: Record, method: str, path: str) -> int | None:
+        """Send one signed request and return the HTTP status; None when there is no answer.
+
+        botocore signs it. A boto3 client would read the reader's AWS settings, which may be wrong.
+        """
+        from botocore.auth import S3SigV4Auth
+        from botocore.awsrequest import AWSRequest
+        from botocore.credentials import Credentials
+
+        body = b"probe" if method == "PUT" and path.endswith("/probe") else b""
+        request = AWSRequest(method, record.address + path, data=body)
+        keys = Credentials(self._credentials["accessKey"], self._credentials["secretKey"])
+        S3SigV4Auth(keys, "s3", "us-east-1").add_auth(request)
+        connection = http.client.HTTPConnection(HOST, record.port, timeout=10)
+        try:
+            connection.request(method, path, body=body, headers=dict(request.headers.items()))
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
 
     def _write_identities(self) -> Path:
         path = self.directory / "identities.json"

@@ -1,19 +1,16 @@
-"""A registry of images: the program that Docker's own registry image runs, here as a process."""
+"""A registry of images: the program of Docker's registry image, run as a process."""
 
-import http.client
 import os
 import shutil
-import socket
 import sys
 from collections.abc import Mapping
-from urllib.parse import urlsplit
 
-from workshop.sandbox.supervisor import HOST, Record, Server, http_status
+from workshop.sandbox import docker_engine
+from workshop.sandbox.processes import HOST
+from workshop.sandbox.server import Record, Server, http_status
 
-# As Debian's package docker-registry calls it, and as its makers do.
+# The program's name in Debian's package docker-registry, and its own.
 PROGRAMS = ("docker-registry", "registry")
-DEFAULT_ENGINE = "unix:///var/run/docker.sock"
-ENGINE_ANSWERS_WITHIN_SECONDS = 2
 CONFIGURATION = """\
 version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
@@ -27,8 +24,8 @@ http: {{addr: '{address}'}}
 class Registry(Server):
     """A registry on loopback, from which Docker pulls without encryption and without a login.
 
-    It is a part of the sandbox only where its program is installed and a Docker engine of this machine answers:
-    without one, nobody could put an image in.
+    It is a part of the sandbox only where its program is installed and a Docker Engine of this machine answers:
+    without an engine, no image can be pushed.
 
     Args:
         directory: where images are kept.
@@ -38,8 +35,8 @@ class Registry(Server):
     usual_ports = {"http": 5000}
 
     @property
-    def stands_for(self) -> str:
-        """What it stands for, and why it is not there if it is not."""
+    def stands_for(self) -> str:  # type: ignore[override]  # it depends on this machine, so it is computed
+        """What the registry stands for, and, where it cannot run, why."""
         reason = what_is_missing()
         return "Amazon ECR's images" + (f" (not here: {reason})" if reason else "")
 
@@ -61,44 +58,15 @@ class Registry(Server):
 
 
 def what_is_missing() -> str:
-    """Say what keeps a registry from being of use here; nothing if nothing does. Takes milliseconds."""
+    """Return why a registry would be of no use here; "" if it is of use. Takes milliseconds."""
     if not _program():
         return "the program docker-registry is not installed"
-    engine = os.environ.get("DOCKER_HOST") or DEFAULT_ENGINE
-    if sys.platform == "darwin" or not _is_local(engine):
+    if sys.platform == "darwin" or not docker_engine.is_local():
         return "Docker runs on another machine, whose loopback is not this one's"
-    if not _answers(engine):
-        return f"no Docker engine answers at {engine}"
+    if not docker_engine.answers():
+        return str(docker_engine.NoDockerEngine())
     return ""
 
 
 def _program() -> str:
     return next(filter(None, map(shutil.which, PROGRAMS)), "")
-
-
-def _is_local(engine: str) -> bool:
-    parts = urlsplit(engine)
-    return parts.scheme == "unix" or (parts.scheme == "tcp" and parts.hostname in ("127.0.0.1", "localhost", "::1"))
-
-
-def _answers(engine: str) -> bool:
-    """Ask the engine for a sign of life, as `docker` does first; one that wants encryption is not asked further."""
-    parts = urlsplit(engine)
-    connection = http.client.HTTPConnection("localhost", timeout=ENGINE_ANSWERS_WITHIN_SECONDS)
-    try:
-        connection.sock = _connect(parts)
-        connection.request("GET", "/_ping")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def _connect(parts) -> socket.socket:
-    if parts.scheme == "tcp":
-        return socket.create_connection((parts.hostname, parts.port or 2375), ENGINE_ANSWERS_WITHIN_SECONDS)
-    connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(ENGINE_ANSWERS_WITHIN_SECONDS)
-    connection.connect(parts.path)
-    return connection

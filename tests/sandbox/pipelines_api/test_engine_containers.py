@@ -23,6 +23,7 @@ from tests.support.api import Api, await_that
 from tests.support.engine_bench import Memory, Ran
 from tests.support.every_kind import IN_CONTAINERS
 from tests.support.processes import kill, server_pid, worker_pids
+from workshop.sandbox import docker_engine
 from workshop.sandbox.pipelines_api.engine import containers
 
 IMAGE = base_image.WITH_KFP
@@ -91,7 +92,7 @@ class FakeDocker:
 @pytest.fixture
 def engine(monkeypatch) -> FakeDocker:
     fake = FakeDocker()
-    monkeypatch.setattr(docker, "from_env", lambda: fake)
+    monkeypatch.setattr(docker, "from_env", lambda **_: fake)
     return fake
 
 
@@ -227,16 +228,16 @@ def test_an_image_that_cannot_be_pulled_is_named(bench, engine):
 
 
 def test_without_docker_the_error_says_what_to_do(bench, monkeypatch):
-    def unreachable():
+    def unreachable(**_):
         raise docker.errors.DockerException("no socket")
 
     monkeypatch.setattr(docker, "from_env", unreachable)
     ran = bench.run(every_kind.only_if, runner="docker")
-    assert "cannot reach Docker: no socket" in ran.outcome.error
+    assert "no Docker Engine answers at unix:///var/run/docker.sock (no socket)" in ran.outcome.error
 
 
 def test_removing_what_is_left_does_not_need_docker(monkeypatch):
-    def unreachable():
+    def unreachable(**_):
         raise docker.errors.DockerException("no socket")
 
     monkeypatch.setattr(docker, "from_env", unreachable)
@@ -250,10 +251,9 @@ def test_removing_what_is_left_does_not_need_docker(monkeypatch):
 def real(tmp_path_factory) -> docker.DockerClient:
     """A client of the engine that runs here, with the image in which the tests run tasks."""
     try:
-        client = docker.from_env()
-        client.ping()
-    except docker.errors.DockerException as error:
-        pytest.skip(f"no Docker engine answers: {error}; to run it: start Docker")
+        client = docker_engine.connect()
+    except docker_engine.NoDockerEngine as error:
+        pytest.skip(f"{error}; to run it: start Docker")
     # The folder above is the one that all processes of a test run share.
     with FileLock(tmp_path_factory.getbasetemp().parent / "image.lock"):
         try:

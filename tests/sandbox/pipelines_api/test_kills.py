@@ -15,7 +15,7 @@ from tests.support.api import ENDED, Api, await_that
 from tests.support.processes import environment, kill, processes_of_runs, server_pid, worker_pids
 from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
 from workshop.sandbox.pipelines_api.tables import Run, Store, keep_manifest
-from workshop.sandbox.supervisor import MARK
+from workshop.sandbox.processes import SERVER_MARK
 
 SEED = 20261124
 
@@ -62,7 +62,9 @@ def test_kills_at_random_moments_lose_nothing_and_leave_nothing(sandbox, compile
         assert not {task["state"] for task in api.tasks(run).values()} & {"PENDING", "RUNNING"}
     await_that(lambda: not processes_of_runs(runs), "processes of tasks are left", 10)
     sandbox.down()
-    assert not [p for p in psutil.process_iter() if environment(p).get(MARK, "").startswith(f"{sandbox.directory}:")]
+    assert not [
+        p for p in psutil.process_iter() if environment(p).get(SERVER_MARK, "").startswith(f"{sandbox.directory}:")
+    ]
 
 
 def everything(api, path: str, key: str) -> set[str]:

@@ -40,7 +40,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from workshop.sandbox.supervisor import Record, Server, http_status
+from workshop.sandbox.server import Record, Server, http_status
 
 SECRET_VARIABLE = "WORKSHOP_PIPELINES_SECRET"
 DIRECTORY_VARIABLE = "WORKSHOP_PIPELINES_DIR"

@@ -11,7 +11,7 @@ def main() -> None:
 
     from workshop.sandbox.pipelines_api import DIRECTORY_VARIABLE, RUNNER_VARIABLE, SECRET_VARIABLE
     from workshop.sandbox.pipelines_api.app import make_app
-    from workshop.sandbox.supervisor import HOST
+    from workshop.sandbox.processes import HOST
 
     directory = Path(os.environ[DIRECTORY_VARIABLE])
     secret = os.environ.pop(SECRET_VARIABLE)  # tasks must not find it in their environment

@@ -17,9 +17,10 @@ from typing import Literal
 import psutil
 from sqlmodel import select
 
+from workshop.sandbox.files import full_disk
 from workshop.sandbox.pipelines_api.states import STARTED, change
 from workshop.sandbox.pipelines_api.tables import Run, Store, TaskRecord, forget_unused_manifests
-from workshop.sandbox.supervisor import end
+from workshop.sandbox.processes import end, find, has_mark, start_mark
 
 AFTER_AN_ERROR_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
@@ -39,6 +40,7 @@ class Worker:
 
     process: BaseProcess
     orders: Connection
+    started: str  # the process's start mark
 
 
 class Dispatcher:
@@ -156,7 +158,7 @@ class Dispatcher:
         try:
             with self._lock:
                 process.start()
-                self._workers[run_id] = Worker(process, ours)
+                self._workers[run_id] = Worker(process, ours, start_mark(process.pid))
         except Exception as error:
             ours.close()
             self._settle(run_id, f"The process that executes this run could not be started: {error!r}. Retry the run.")
@@ -173,14 +175,14 @@ class Dispatcher:
             ended = [run_id for run_id, worker in self._workers.items() if worker.process.exitcode is not None]
         for run_id in ended:
             worker = self._workers[run_id]
-            self._end_what_is_left(run_id, worker.process.pid)
-            self._settle(run_id, _how_it_ended(worker.process.exitcode))
+            self._end_what_is_left(run_id, (worker.process.pid, worker.started))
+            self._settle(run_id, f"{full_disk(self._sandbox)} {_how_it_ended(worker.process.exitcode)}".strip())
             worker.orders.close()
             worker.process.close()
             with self._lock:
                 del self._workers[run_id]
 
-    def _end_what_is_left(self, run_id: str, *workers: int) -> None:
+    def _end_what_is_left(self, run_id: str, *workers: tuple[int, str]) -> None:
         """End what a run has left running when its worker could not, be it processes or containers."""
         from workshop.sandbox.pipelines_api.engine.containers import remove_left
 
@@ -262,17 +264,16 @@ def _how_it_ended(exit_code: int) -> str:
     return f"The process that executed this run {how}. Retry the run: tasks that succeeded are not run again."
 
 
-def _end_processes(run_id: str, *workers: int) -> None:
-    """End what a run has left running when its worker could not, and the worker, if it is only believed to be gone."""
-    while left := _processes(run_id, workers):  # one of them may have started another meanwhile
-        end(left)
+def _end_processes(run_id: str, *workers: tuple[int, str]) -> None:
+    """Kill what a run has left running.
 
+    Args:
+        run_id: the run.
+        workers: PID and start mark of workers to kill too, in case they still run.
+    """
 
-def _processes(run_id: str, workers: tuple[int, ...]) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):  # somebody else's, or gone
-            ours = process.pid in workers or process.environ().get(RUN_MARK) == run_id
-            if ours and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+    def belongs(process: psutil.Process) -> bool:
+        is_worker = any(process.pid == pid and start_mark(pid) == started for pid, started in workers)
+        return is_worker or has_mark(process, RUN_MARK, run_id)
+
+    end(lambda: find(belongs))

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import select
 
+from workshop.sandbox.files import full_disk
 from workshop.sandbox.pipelines_api import engine
 from workshop.sandbox.pipelines_api.dispatcher import SERVER_ENDED, close_tasks, keep_only_logs
 from workshop.sandbox.pipelines_api.engine.contract import DEFAULT_PIPELINE_ROOT, Job, Outcome, Task
@@ -48,6 +49,8 @@ def work(
     except Exception as error:
         traceback.print_exc()
         outcome = Outcome("FAILED", f"{type(error).__name__}: {error}")
+    if outcome.state == "FAILED" and (full := full_disk(sandbox)):
+        outcome = Outcome("FAILED", f"{full} {outcome.error}")
     ended_early = stop.server_ended and outcome.state != "SUCCEEDED"
     _finish(store, run_id, Outcome("FAILED", SERVER_ENDED) if ended_early else outcome)
     keep_only_logs(database.parent / "runs" / run_id)

@@ -9,6 +9,7 @@ from typing import Any
 
 from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 
+from workshop.sandbox import docker_engine
 from workshop.sandbox.pipelines_api.engine import logs
 from workshop.sandbox.pipelines_api.engine.contract import Job
 from workshop.sandbox.pipelines_api.engine.environment import TASK_MARK
@@ -81,14 +82,10 @@ def remove_left(run_id: str) -> None:
 
 
 def _client() -> Any:
-    import docker.errors
-
     try:
-        return docker.from_env()
-    except docker.errors.DockerException as error:
-        raise EngineError(
-            f"cannot reach Docker: {error}. Start it, or do without: workshop sandbox up --runner subprocess"
-        ) from error
+        return docker_engine.connect()
+    except docker_engine.NoDockerEngine as error:
+        raise EngineError(f"{error}, or run tasks as processes: workshop sandbox up --runner subprocess") from error
 
 
 def _pull_if_missing(client: Any, running: Running, image: str, log: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from workshop.sandbox.pipelines_api.engine.contract import Job
-from workshop.sandbox.supervisor import MARK
+from workshop.sandbox.processes import SERVER_MARK
 
 # By this a task's processes are found again, wherever they have gone.
 TASK_MARK = "WORKSHOP_TASK_ID"
@@ -21,7 +21,7 @@ _KEPT = (
     "PIP_CLIENT_CERT", "PIP_PROXY", "PIP_CONFIG_FILE", "PIP_CACHE_DIR", "PIP_DEFAULT_TIMEOUT", "PIP_RETRIES",
     "UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_NO_INDEX", "UV_OFFLINE",
     "UV_INSECURE_HOST", "UV_NATIVE_TLS", "UV_CONFIG_FILE", "UV_CACHE_DIR",
-    MARK,
+    SERVER_MARK,
 )  # fmt: skip
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -2,16 +2,15 @@
 
 import errno
 import os
-import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
+from workshop.sandbox import processes
 from workshop.sandbox.pipelines_api.engine.environment import TASK_MARK
 from workshop.sandbox.pipelines_api.engine.errors import Cancelled, EngineError
 
@@ -46,10 +45,11 @@ class Running:
         task_id = environment.get(TASK_MARK, "")
         try:
             with self.stoppable(lambda: _end(process.pid, task_id)):
-                return process.wait()
+                _await_end(process)
         finally:
             _end(process.pid, task_id)
-            process.wait()
+            exit_code = process.wait()
+        return exit_code
 
     @contextmanager
     def stoppable(self, stop: Callable[[], None]) -> Iterator[None]:
@@ -103,30 +103,17 @@ def _start(command: list[str], environment: Mapping[str, str], folder: Path, log
 
 
 def _end(group: int, task_id: str) -> None:
-    """End a process group, and those who left it but carry the task's mark: politely first."""
-    members = _members(group, task_id)
-    for attempt in (signal.SIGTERM, signal.SIGKILL):
-        if not members:
-            return
-        for process in members:
-            with suppress(psutil.Error):
-                process.send_signal(attempt)
-        members = _await_gone(group, task_id)
+    """End a process group, and the processes that left the group but carry the task's mark."""
+
+    def belongs(process: psutil.Process) -> bool:
+        return os.getpgid(process.pid) == group or (bool(task_id) and processes.has_mark(process, TASK_MARK, task_id))
+
+    processes.end(lambda: processes.find(belongs), PATIENCE_SECONDS)
 
 
-def _await_gone(group: int, task_id: str) -> list[psutil.Process]:
-    # Not with `psutil.wait_procs`: it would take the exit code away from whoever waits for the process.
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while (members := _members(group, task_id)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return members
-
-
-def _members(group: int, task_id: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):  # somebody else's, or gone
-            marked = os.getpgid(process.pid) == group or (task_id and process.environ().get(TASK_MARK) == task_id)
-            if marked and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+def _await_end(process: subprocess.Popen) -> None:
+    """Wait until a process has ended. Its PID stays taken, so that its group's number names no other group yet."""
+    if hasattr(os, "waitid"):  # on macOS from Python 3.13 on
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    else:
+        process.wait()

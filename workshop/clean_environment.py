@@ -1,0 +1,88 @@
+"""Keeps the reader's own settings away from the sandbox and from the lessons.
+
+An AWS profile, a PYTHONPATH, a BASH_ENV or a start-up file changes what programs do. A lesson and a server of the
+sandbox must do the same on every machine. So everything that the project starts gets its environment from here.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+# Marks what `workshop run` has started, so that all of it can be ended. The sandbox's servers outlive that command.
+LESSONS_MARK = "WORKSHOP_LESSONS"
+
+# These variables add code, or change what Python, Jupyter, pip and bash do.
+_PREFIXES = ("PYTHON", "IPYTHON", "BASH_FUNC_")
+_NAMES = {
+    # https://www.gnu.org/software/bash/manual/html_node/Bash-Variables.html
+    *("BASH_ENV", "ENV", "SHELLOPTS", "BASHOPTS", "CDPATH", "GLOBIGNORE", "POSIXLY_CORRECT"),
+    *("JUPYTER_PATH", "VIRTUAL_ENV", "CONDA_PREFIX"),
+    *("PIP_TARGET", "PIP_UPGRADE", "PIP_USER", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV"),
+}
+# These say only in which form text and compiled files are written.
+_HARMLESS = {"PYTHONUTF8", "PYTHONIOENCODING", "PYTHONCOERCECLOCALE", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"}
+
+# What a server must not take besides: SeaweedFS lets in whoever holds the AWS keys that it finds in its environment.
+_SERVER_PREFIXES = ("AWS_", "KF_PIPELINES_", "WEED_", "MOTO_")
+# No file of the reader's is read: not even ~/.aws/config, which may be one that cannot be parsed.
+_NO_AWS_FILES = {
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+def for_lessons(environment: Mapping[str, str], ipython_folder: Path) -> dict[str, str]:
+    """Return the environment for a lesson's kernel.
+
+    AWS settings stay: on a real target they choose the account. `connect()` replaces them on the sandbox.
+
+    Args:
+        environment: the environment to begin with.
+        ipython_folder: where IPython keeps its files, in place of the reader's folder with start-up files.
+    """
+    return _without_code(environment) | {"IPYTHONDIR": str(ipython_folder), "JUPYTER_PREFER_ENV_PATH": "1"}
+
+
+def for_servers(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a server of the sandbox.
+
+    Args:
+        environment: the environment to begin with.
+    """
+    kept = {name: value for name, value in _without_code(environment).items() if not name.startswith(_SERVER_PREFIXES)}
+    kept.pop(LESSONS_MARK, None)
+    return kept | _NO_AWS_FILES
+
+
+def is_clean(environment: Mapping[str, str]) -> bool:
+    """Tell whether an environment holds none of the variables that bring the reader's code into Python."""
+    return not any(name.startswith("PYTHON") and name not in _HARMLESS for name in environment)
+
+
+def without_python_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without the variables that bring the reader's code into Python."""
+    return {name: value for name, value in environment.items() if is_clean({name: value})}
+
+
+def clean_cells() -> None:
+    """Keep the reader's settings from what cells of this kernel start, wherever the kernel was started.
+
+    `%%bash` reads BASH_ENV, and `mktemp` fails when TMPDIR is missing, where Python takes another folder.
+    """
+    for name in list(os.environ):
+        if name in _NAMES - {"PIP_TARGET", "PIP_UPGRADE"} or name.startswith("BASH_FUNC_"):
+            del os.environ[name]
+    if "TMPDIR" in os.environ and not Path(os.environ["TMPDIR"]).is_dir():
+        with suppress(OSError):
+            os.environ["TMPDIR"] = tempfile.gettempdir()
+
+
+def _without_code(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in _HARMLESS or (name not in _NAMES and not name.startswith(_PREFIXES))
+    }
