@@ -159,7 +159,9 @@ class Dispatcher:
                 self._workers[run_id] = Worker(process, ours)
         except Exception as error:
             ours.close()
-            self._finalize(run_id, f"The process that executes this run could not be started: {error!r}. Retry the run.")
+            self._finalize(
+                run_id, f"The process that executes this run could not be started: {error!r}. Retry the run."
+            )
             raise
         finally:
             theirs.close()
@@ -171,10 +173,12 @@ class Dispatcher:
     def _reap(self) -> None:
         """Finalize the runs whose worker processes have ended."""
         with self._lock:
-            ended = [(run_id, one) for run_id, one in self._workers.items() if one.process.exitcode is not None]
-        for run_id, one in ended:
+            ended = [(run_id, one, one.process.exitcode) for run_id, one in self._workers.items()]
+        for run_id, one, exit_code in ended:
+            if exit_code is None:
+                continue
             self._end_leftovers(run_id, one.process.pid)
-            self._finalize(run_id, _describe_end(one.process.exitcode))
+            self._finalize(run_id, _describe_end(exit_code))
             one.orders.close()
             one.process.close()
             with self._lock:
@@ -216,10 +220,10 @@ def _tell(running: Worker, order: str) -> None:
         running.orders.send(order)
 
 
-def _describe_end(exit_code: int | None) -> str:
+def _describe_end(exit_code: int) -> str:
     if exit_code == FORK_SERVER_ENDED:
         return SERVER_ENDED
-    how = f"was ended by signal {-exit_code}" if exit_code is not None and exit_code < 0 else f"ended with exit code {exit_code}"
+    how = f"was ended by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
     return f"The process that executed this run {how}. Retry the run: tasks that succeeded are not run again."
 
 

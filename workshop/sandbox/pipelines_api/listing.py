@@ -67,7 +67,9 @@ class Page:
     total_size: int
 
 
-def list_page(session: Session, table: Any, fields: Mapping[str, Any], query: Query, *conditions: ColumnElement[bool]) -> Page:
+def list_page(
+    session: Session, table: Any, fields: Mapping[str, Any], query: Query, *conditions: ColumnElement[bool]
+) -> Page:
     """Return a page of a table.
 
     Args:
@@ -149,7 +151,9 @@ def _condition(predicate: dict, fields: Mapping[str, Any], filter_text: str) -> 
     if not isinstance(key, str) or not key:
         raise invalid(f"Predicate key cannot be empty for operation {operation} and value {value}")
     if key not in fields:
-        raise invalid(f"no support for filtering on unrecognized field {key!r}; known fields: {', '.join(sorted(fields))}")
+        raise invalid(
+            f"no support for filtering on unrecognized field {key!r}; known fields: {', '.join(sorted(fields))}"
+        )
     return _compare(operation, fields[key], value)
 
 

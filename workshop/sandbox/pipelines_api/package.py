@@ -128,7 +128,9 @@ def check_arguments(spec: Mapping[str, Any], given: Mapping[str, Any]) -> list[s
         if not artifact.get("isOptional")
     ]
     if problems:
-        raise invalid(f"the arguments do not match the pipeline {spec['pipelineInfo']['name']!r}: {'; '.join(problems)}.")
+        raise invalid(
+            f"the arguments do not match the pipeline {spec['pipelineInfo']['name']!r}: {'; '.join(problems)}."
+        )
     return [_quoted(name, value) for name, value in given.items() if _is_quoted(value)]
 
 
@@ -304,9 +306,7 @@ def _check_structure(spec: dict, name: str) -> None:
     for component_name, component in components.items():
         label = component.get("executorLabel")
         if label is not None and label not in executors:
-            raise invalid(
-                f"{name} is incomplete: it lacks the executor {label!r} of the component {component_name!r}"
-            )
+            raise invalid(f"{name} is incomplete: it lacks the executor {label!r} of the component {component_name!r}")
 
 
 def _tasks(spec: dict) -> Iterator[tuple[str, dict]]:

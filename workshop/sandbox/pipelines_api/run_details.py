@@ -51,9 +51,7 @@ def router(store: Store, dispatcher: Dispatcher, sandbox: Path) -> APIRouter:
             return {"tasks": tasks, "warnings": run.warnings}
 
     @routes.get("/nodes/{node_id}/log")
-    def read_log(
-        request: Request, run_id: str, node_id: str, follow: bool = False, tail: int = 0
-    ) -> StreamingResponse:
+    def read_log(request: Request, run_id: str, node_id: str, follow: bool = False, tail: int = 0) -> StreamingResponse:
         with store.reading() as session:
             task = _find_node(session, run_id, node_id)
         if not task.log:

@@ -11,9 +11,9 @@ from sqlmodel import Session, col, select
 
 from workshop.sandbox.pipelines_api import engine, experiments, messages, pipelines
 from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
+from workshop.sandbox.pipelines_api.engine.contract import Runner
 from workshop.sandbox.pipelines_api.errors import ApiError, Code, invalid
 from workshop.sandbox.pipelines_api.listing import list_page
-from workshop.sandbox.pipelines_api.engine.contract import Runner
 from workshop.sandbox.pipelines_api.package import Package, check_arguments, from_database, read_document
 from workshop.sandbox.pipelines_api.queries import ListQuery, checked_name, experiment_condition, find
 from workshop.sandbox.pipelines_api.run_details import tasks_of

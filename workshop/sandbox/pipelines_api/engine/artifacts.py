@@ -5,12 +5,9 @@ import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workshop.sandbox.pipelines_api.engine.errors import Cancelled, EngineError
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 # The bucket of the default pipeline root. It is created if it does not exist; a Kubeflow installation has it too.
 OWN_BUCKET = "mlpipeline"
@@ -33,7 +30,7 @@ class Store:
         self._directory = directory
         self._cancelled = cancelled
         self._lock = threading.Lock()
-        self._client: S3Client | None = None
+        self._client: Any = None
         self._buckets: set[str] = set()
         self._local: dict[str, Path] = {}
         self._downloading: dict[str, threading.Lock] = {}
@@ -92,7 +89,8 @@ class Store:
         with _readable_errors(f"cannot read {uri}", self._cancelled):
             if not key or not self._is_object(bucket, key):
                 raise FileNotFoundError(f"there is no single object at {uri}; a folder can be listed in S3")
-            return self._s3().get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(_CHUNK_BYTES)
+            chunks: Iterator[bytes] = self._s3().get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(_CHUNK_BYTES)
+        return chunks
 
     def _download(self, uri: str) -> Path:
         bucket, key = _split(uri)
@@ -168,7 +166,7 @@ class Store:
 
         return callback
 
-    def _s3(self) -> "S3Client":
+    def _s3(self) -> Any:
         with self._lock:
             if self._client is None:
                 self._client = _client(self._environment)
@@ -180,7 +178,7 @@ def is_local(uri: str) -> bool:
     return "://" not in uri or uri.startswith("file://")
 
 
-def _client(environment: Mapping[str, str]) -> "S3Client":
+def _client(environment: Mapping[str, str]) -> Any:
     """Return a client for the S3 of the given environment. Settings of this process are ignored."""
     import boto3
     import botocore.session

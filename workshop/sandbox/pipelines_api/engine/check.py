@@ -114,7 +114,7 @@ def _container(executor: Spec, runner: str) -> Iterator[str]:
     elif not any(_EXECUTOR in part for part in command):
         yield f"needs Docker: it is a container component, and its program is in the image {image}. Run: {_DOCKER}"
     elif command[:3] == ["python3", "-m", _EXECUTOR]:
-        yield f"needs Docker: it is a containerized Python component, with its code in the image {image}. Run: {_DOCKER}"
+        yield f"needs Docker: it is a containerized Python component, its code is in the image {image}. Run: {_DOCKER}"
 
 
 def _warnings(place: Place, platform: Spec) -> Iterator[str]:

@@ -82,11 +82,12 @@ def remove_containers(run_id: str) -> None:
 
 
 def _client() -> Any:
-    import docker.errors
+    from docker.client import from_env
+    from docker.errors import DockerException
 
     try:
-        return docker.from_env()
-    except docker.errors.DockerException as error:
+        return from_env()
+    except DockerException as error:
         raise EngineError(
             f"cannot reach Docker: {error}. Start Docker, or run tasks without it: "
             "workshop sandbox up --runner subprocess"
@@ -126,9 +127,7 @@ def _pull(client: Any, running: Running, image: str) -> None:
         ended.wait()
     if errors:
         why = getattr(errors[0], "explanation", None) or errors[0]
-        raise EngineError(f"the image {image} is not on this machine and cannot be pulled: {why}") from errors[
-            0
-        ]
+        raise EngineError(f"the image {image} is not on this machine and cannot be pulled: {why}") from errors[0]
 
 
 def _create(

@@ -221,10 +221,13 @@ def _selected(name: str, source: Spec, value: Any) -> Any:
 
 
 def _artifacts(source: Spec, parent: Values, outputs_of: Outputs) -> list[Any] | None:
+    found: list[Any] | None
     if "taskOutputArtifact" in source:
         wanted = source["taskOutputArtifact"]
-        return outputs_of(wanted["producerTask"])["artifacts"].get(wanted["outputArtifactKey"])
-    return parent["artifacts"].get(source.get("componentInputArtifact"))
+        found = outputs_of(wanted["producerTask"])["artifacts"].get(wanted["outputArtifactKey"])
+    else:
+        found = parent["artifacts"].get(source.get("componentInputArtifact"))
+    return found
 
 
 def _origin(source: Spec) -> str:

@@ -96,6 +96,8 @@ class Node:
         kind: the kind of the node.
     """
 
+    task: Task
+
     def __init__(self, run: Runtime, parent: Group | None, path: str, name: str, kind: Kind) -> None:
         self.run = run
         self.parent = parent

@@ -104,7 +104,7 @@ def _replace_with_kfp(part: str, executor_input: Mapping[str, Any], job: Job, ta
     if "{{$" not in part and not part.startswith(_STRUCTURES):
         return [part]
     try:
-        return placeholder_utils.replace_placeholders(
+        filled: list[str] = placeholder_utils.replace_placeholders(
             full_command=[part],
             executor_input_dict=copy.deepcopy(dict(executor_input)),
             pipeline_resource_name=job.name,
@@ -114,3 +114,4 @@ def _replace_with_kfp(part: str, executor_input: Mapping[str, Any], job: Job, ta
         )
     except Exception as error:
         raise EngineError(f"cannot replace the placeholders in {part!r}: {error}") from error
+    return filled
