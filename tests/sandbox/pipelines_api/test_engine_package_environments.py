@@ -79,7 +79,7 @@ def test_kfp_itself_is_not_installed_again(bench, tiny_wheel):
     ran = bench.run(using(str(tiny_wheel), pip_index_urls=["http://127.0.0.1:9"], pip_trusted_hosts=[]))
     assert ran.outputs == {"Output": [42, 43]}
     (environment,) = environments(bench)
-    assert not list(layer.glob("lib/python*/site-packages/kfp"))
+    assert not list(environment.glob("lib/python*/site-packages/kfp"))
 
 
 def test_a_layer_that_was_left_half_made_is_made_again(bench, tiny_wheel):
@@ -87,9 +87,9 @@ def test_a_layer_that_was_left_half_made_is_made_again(bench, tiny_wheel):
     bench.run(pipeline)
     (environment,) = environments(bench)
     (environment / "complete").unlink()
-    (layer / "rubbish").touch()
+    (environment / "rubbish").touch()
     assert bench.run(pipeline).outputs == {"Output": [42, 43]}
-    assert (environment / "complete").exists() and not (layer / "rubbish").exists()
+    assert (environment / "complete").exists() and not (environment / "rubbish").exists()
 
 
 def test_an_installation_that_fails_says_what_pip_says(bench):

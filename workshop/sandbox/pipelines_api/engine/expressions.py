@@ -6,6 +6,7 @@ same language; `docs/libraries.md` compares it with the alternatives.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -119,12 +120,15 @@ def _environment() -> Any:
 
 
 def _parse_json(text: str) -> Any:
-    # Go's JSON decoder turns every number into a double, and it rejects the constants NaN and Infinity.
-    return json.loads(text, parse_int=float, parse_constant=_reject_constant)
+    # The JSON decoder of Go turns every number into a double. It rejects NaN, infinity and numbers that overflow.
+    return json.loads(text, parse_int=_finite, parse_float=_finite, parse_constant=_finite)
 
 
-def _reject_constant(text: str) -> float:
-    raise ValueError(f"{text} is not valid JSON")
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a number that JSON can represent")
+    return number
 
 
 def _with_doubles(value: Any) -> Any:
