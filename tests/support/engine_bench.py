@@ -108,7 +108,7 @@ class Bench:
             "directory": self.folder / "runs" / run_id,
             "environment": self.environment,
             "python": self.python,
-            "layers": self.folder / "layers",
+            "package_environments": self.folder / "package-environments",
             "created": time.time(),
         }
         return Job(**known | fields)

@@ -201,4 +201,4 @@ def test_the_settings_of_this_process_are_not_used(bench, monkeypatch):
 def test_an_output_that_json_does_not_know_fails_its_task(bench, pipeline, number, said):
     ran = bench.run(pipeline, {"number": number})
     assert ran.outcome.state == "FAILED"
-    assert f"{said} JSON cannot hold; return a text, or leave it out" in ran.outcome.error
+    assert f"{said} JSON cannot represent; return a text, or leave the value out" in ran.outcome.error

@@ -82,7 +82,7 @@ def test_what_needs_its_image_needs_docker(pipeline, task, said):
 def test_what_only_kubernetes_can_do_is_refused(runner):
     errors, _ = check(with_claim, runner)
     assert errors == [
-        "task createpvc: it makes a volume claim, which needs Kubernetes. Hand data on as artifacts, or use a cluster"
+        "task createpvc: it creates a volume claim, which needs Kubernetes. Pass data as artifacts, or use a cluster"
     ]
 
 
@@ -109,7 +109,7 @@ def test_a_pipeline_with_a_hole_is_refused():
     spec = copy.deepcopy(compiled(every_kind.only_if)[0])
     del spec["components"]["comp-text-2"]
     errors, _ = engine.check(spec, {}, "subprocess")
-    assert errors == ["the pipeline refers to a component 'comp-text-2', which it does not hold"]
+    assert errors == ["the pipeline refers to a component 'comp-text-2', but it does not contain it"]
 
 
 def test_what_is_ignored_is_named():
@@ -118,15 +118,15 @@ def test_what_is_ignored_is_named():
     text = "\n".join(warnings)
     for said in (
         "its CPU limit, memory request, accelerator are ignored",
-        "the variables it takes from secrets are not set: SECRET_KEY",
-        "the secrets it mounts as files are not there: /secret",
-        "the variables it takes from config maps are not set: FROM_MAP",
-        "the volumes it mounts are not there: /data",
+        "the variables from secrets are not set: SECRET_KEY",
+        "the secrets that it mounts as files do not exist: /secret",
+        "the variables from config maps are not set: FROM_MAP",
+        "the volumes that it mounts do not exist: /data",
         "its node selector is ignored",
         "its tolerations are ignored",
         "its image pull secrets are ignored",
         "its timeout is ignored",
-        "the variables it takes from its pod are not set: POD_NAME",
+        "the variables from its pod are not set: POD_NAME",
     ):
         assert f"task text: {said}" in text
     assert len(warnings) == 10
@@ -135,7 +135,7 @@ def test_what_is_ignored_is_named():
 def test_a_workspace_is_a_folder():
     _, warnings = check(WITH_PLATFORM["workspace"].pipeline)
     assert warnings == [
-        "the pipeline's workspace is a folder of this machine: its size and its kind of volume are ignored"
+        "the pipeline's workspace is a folder on this machine: its size and its kind of volume are ignored"
     ]
 
 

@@ -178,7 +178,7 @@ def test_a_container_that_fails_tells_its_real_exit_code(bench, engine):
     ran = bench.run(ends_with_code, {"code": 3}, runner="docker")
     assert (ran.outcome.state, ran.tasks["ends-with"].exit_code) == ("FAILED", 3)
     assert ran.tasks["ends-with"].error == "going (exit code 3)"
-    assert ran.log("ends-with").startswith("Pulling the image own/image:1, which is not here yet.\ngoing\n")
+    assert ran.log("ends-with").startswith("Pulling the image own/image:1, which is not on this machine yet.\ngoing\n")
     assert engine.ran[0].removed
 
 
@@ -213,7 +213,7 @@ def test_the_error_says_that_docker_has_ended(bench, engine, monkeypatch):
 
     monkeypatch.setattr(FakeContainer, "wait", lost)
     ran = bench.run(ends_with_code, {"code": 0}, runner="docker")
-    assert "Docker does not answer any more: reset by peer" in ran.outcome.error
+    assert "Docker no longer answers: reset by peer" in ran.outcome.error
 
 
 def test_an_image_that_is_here_is_not_pulled(bench, engine):
@@ -224,7 +224,7 @@ def test_an_image_that_is_here_is_not_pulled(bench, engine):
 
 def test_an_image_that_cannot_be_pulled_is_named(bench, engine):
     ran = bench.run(needs_a_missing_image, runner="docker")
-    assert "the image nowhere/image is not here and cannot be pulled: no such host" in ran.outcome.error
+    assert "the image nowhere/image is not on this machine and cannot be pulled: no such host" in ran.outcome.error
 
 
 def test_without_docker_the_error_says_what_to_do(bench, monkeypatch):
@@ -376,13 +376,13 @@ def test_a_real_container_that_fails_tells_its_exit_code_and_what_it_said(run_fo
 @pytest.mark.docker
 def test_an_image_that_cannot_be_had_is_named(run_for_real):
     ran = run_for_real(needs_an_image_from_a_closed_port)
-    assert "the image localhost:1/nowhere:1 is not here and cannot be pulled" in ran.outcome.error
+    assert "the image localhost:1/nowhere:1 is not on this machine and cannot be pulled" in ran.outcome.error
 
 
 @pytest.mark.docker
 def test_a_program_that_is_not_in_the_image_is_named_and_nothing_is_left(run_for_real):
     ran = run_for_real(runs_a_program_that_is_not_there)
-    assert f"cannot start a container of {IMAGE}" in ran.outcome.error and "no-such-program" in ran.outcome.error
+    assert f"cannot start a container from {IMAGE}" in ran.outcome.error and "no-such-program" in ran.outcome.error
 
 
 @pytest.mark.docker

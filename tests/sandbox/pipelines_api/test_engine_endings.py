@@ -223,7 +223,7 @@ def test_after_a_failure_nothing_new_starts_and_what_runs_goes_on(bench, tmp_pat
     ("pipeline", "said", "code"),
     [
         (every_kind.failing, "the task fail failed: ValueError: no eggs (exit code 1)", 1),
-        (ends_silently, "it ended with exit code 3 and said nothing", 3),
+        (ends_silently, "it ended with exit code 3 and printed nothing", 3),
         (is_killed, "exit code 137: it was killed, often because memory ran out", 137),
     ],
 )
@@ -374,7 +374,7 @@ def test_records_that_fail_while_tasks_run_leave_no_process(bench, tmp_path):
 
 def test_a_wrong_argument_fails_the_run_with_its_name(bench):
     ran = bench.run(every_kind.loop_over_an_output, {"count": "many"})
-    assert ran.outcome.error.startswith("the pipeline cannot begin: its input 'count' is of the wrong type")
+    assert ran.outcome.error.startswith("the pipeline cannot begin: its input 'count' has the wrong type")
 
 
 @pytest.mark.parametrize("levels", [300, 100_000])
@@ -385,7 +385,7 @@ def test_a_text_that_stands_for_a_value_without_end_fails_the_run(bench, levels)
 
     ran = bench.run(takes, {"value": '{"a":' * levels + "1" + "}" * levels})
     assert ran.outcome.state == "FAILED"
-    assert "its input 'value' is of the wrong type: a value is nested deeper than 100 levels" in ran.outcome.error
+    assert "its input 'value' has the wrong type: a value is nested deeper than 100 levels" in ran.outcome.error
     assert len(ran.outcome.error) < 300
 
 

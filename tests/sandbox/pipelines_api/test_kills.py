@@ -14,7 +14,7 @@ from tests.support import simple
 from tests.support.api import ENDED, Api, await_that
 from tests.support.processes import environment, kill, processes_of_runs, server_pid, worker_pids
 from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
-from workshop.sandbox.pipelines_api.tables import Run, Store, keep_manifest
+from workshop.sandbox.pipelines_api.tables import Run, Store, store_manifest
 from workshop.sandbox.processes import SERVER_MARK
 
 SEED = 20261124
@@ -138,7 +138,7 @@ def test_stopping_the_sandbox_ends_what_runs_and_says_so(sandbox, own_api, runni
 def test_a_run_whose_worker_cannot_be_started_is_failed(tmp_path, echo, monkeypatch):
     store = Store(tmp_path / "db.sqlite")
     with store.writing() as session:
-        digest = keep_manifest(session, echo)
+        digest = store_manifest(session, echo)
         session.add(Run(run_id="r", experiment_id="e", display_name="r", manifest=digest, created_at=0))
     dispatcher = Dispatcher(store, tmp_path / "db.sqlite", tmp_path, "subprocess", lambda: 1.0)
 

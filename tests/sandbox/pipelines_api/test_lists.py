@@ -149,7 +149,7 @@ def test_a_filter_that_makes_no_sense_says_why(api, predicate, said):
 def test_a_filter_has_no_more_predicates_than_a_query_can_hold(api):
     predicate = {"operation": "EQUALS", "key": "created_at", "int_value": 1}
     assert names(api, "/experiments", "experiments", **where(*[predicate] * 100)) == []
-    assert "has 101 predicates; 100 is the most" in api.refused(
+    assert "has 101 predicates; 100 is the limit" in api.refused(
         400, "GET", "/experiments", params=where(*[predicate] * 101)
     )
 

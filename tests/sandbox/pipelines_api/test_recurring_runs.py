@@ -8,7 +8,7 @@ import pytest
 from tests.support.api import await_that
 from workshop.sandbox.pipelines_api import recurring_runs
 from workshop.sandbox.pipelines_api.schedules import NEVER, cron_problem, next_moment
-from workshop.sandbox.pipelines_api.tables import Experiment, RecurringRun, Run, Store, keep_manifest
+from workshop.sandbox.pipelines_api.tables import Experiment, RecurringRun, Run, Store, store_manifest
 
 MONDAY = datetime(2026, 11, 23, 12, 0, tzinfo=UTC).timestamp()
 
@@ -115,7 +115,7 @@ def store(tmp_path, echo) -> Store:
                 recurring_run_id="r",
                 experiment_id="e",
                 display_name="often",
-                manifest=keep_manifest(session, echo),
+                manifest=store_manifest(session, echo),
                 max_concurrency=3,
                 trigger=every(60),
                 created_at=int(MONDAY),

@@ -72,8 +72,8 @@ def test_a_platform_specification_is_kept(api, unique, compiled):
         (b"\xff\xfe\x00", "not text in UTF-8"),
         (b"a: [", "neither YAML nor JSON"),
         (b'{"a": NaN}', "neither YAML nor JSON"),
-        (b"just words", "holds no compiled pipeline"),
-        (b"- a\n- b", "holds no compiled pipeline"),
+        (b"just words", "contains no compiled pipeline"),
+        (b"- a\n- b", "contains no compiled pipeline"),
         (b"a: 1\n---\nb: 2\n---\nc: 3", "3 YAML documents"),
         (b"apiVersion: argoproj.io/v1alpha1\nkind: Workflow", "version 1"),
         (b"name: x\nimplementation: {container: {image: x}}", "single component"),
@@ -118,7 +118,7 @@ def test_parts_that_are_missing_are_named(api, echo):
 
 def test_a_file_of_100_mb_is_refused_with_its_size_not_with_a_broken_connection(api):
     message = refusal(api, b"x" * (100 << 20))
-    assert "33,554,432 at most" in message and "data belongs into S3" in message
+    assert "at most 33,554,432" in message and "put data into S3" in message
 
 
 def test_a_file_just_above_the_limit_is_refused(api):

@@ -1,38 +1,43 @@
-"""Kubeflow Pipelines on one machine: the v2beta1 REST API of its server, 2.16.1, and an engine that executes runs.
+"""Kubeflow Pipelines on one machine: the v2beta1 REST API of its server 2.16.1, and an engine that executes runs.
 
-A plain `kfp.Client()` talks to it as to a cluster. The contract is the server's own (`backend/api/v2beta1/swagger` in
-https://github.com/kubeflow/pipelines); where that is silent, the server's source says how it behaves. `app.py` puts
-the services together, `tables.py` is the database, `dispatcher.py` starts a `worker.py` for each run, and `engine/`
-executes it.
+A plain `kfp.Client()` works with this server as with a cluster. The contract is the swagger file of the real server
+(`backend/api/v2beta1/swagger` in https://github.com/kubeflow/pipelines). The source code of the real server defines the
+behaviour that the swagger file leaves open. `app.py` builds the server, `tables.py` defines the database,
+`dispatcher.py` starts a `worker.py` for each run, and `engine/` executes the run.
 
-What differs from the real server:
+Differences from the real server:
 
-- One user, no namespaces: a `namespace` in a request is not looked at, and answers hold none. `Authorize` allows all.
-- ReportService and VisualizationService answer 501, by name.
-- A wrong method on a known path is answered with 405, where the real server says 501.
-- Errors of uploads have the form of all others, `{error, code, message, details}`, with the reason in the message.
-- An upload must be YAML or JSON: archives are refused, so that a zip of data is not mistaken for a pipeline.
-- Without a `name`, an uploaded pipeline takes the name that it was compiled with, not that of its file.
-- Arguments are checked when a run is created, all at once and by name; the real server finds some only in the run.
-- What needs a cluster is refused at that moment, or ignored with a warning. Warnings, also for arguments in quotes,
-  are the `error.message` of the run's first entry in `state_history`.
-- A run in an archived experiment is refused; the real server takes it.
-- A run's `error` says which task failed and why; on the real server it is empty.
-- `task_details` has one entry for each task, loop iteration, condition and nested pipeline, and one for the run; the
-  real server lists its driver and executor pods besides. `parent_task_id` is filled in here. `pod_name` in
-  `child_tasks` names what the log endpoint takes.
-- A cached task is SKIPPED, and its record says `cached`; on a cluster it is SUCCEEDED, and the dashboard shows an
-  arrow. The cache looks at image, command, arguments, and the URIs of input artifacts.
-- Inside a component, `artifact.uri` is the local file that `artifact.path` names; everywhere else it is the address in
-  S3, as on a cluster. Do not return it as a value: the local file goes when the run ends.
-- A number that JSON cannot hold (NaN, infinity) fails the task that returns it, by name.
-- A terminated run becomes CANCELED once its processes are gone.
-- A retry runs what has not succeeded, from the failed task on, and what was computed from a failure.
-- A recurring run's runs are called NAME-1, NAME-2, and so on. Schedules are in UTC, and fire while the sandbox is up;
-  what was missed meanwhile follows the catch-up rule.
-- There is no dashboard; the links that kfp prints lead to one small page (`page.html`) with what they name.
+- There is one user and no namespace. The server ignores `namespace` in requests and leaves it out of responses.
+  `Authorize` allows everything.
+- ReportService and VisualizationService answer 501 with their names.
+- A wrong method on a known path is answered with 405; the real server answers 501.
+- Errors of uploads have the same form as all other errors, `{error, code, message, details}`. The message contains the
+  reason.
+- An upload must be YAML or JSON. Archives are refused, so that a zip file of data is not mistaken for a pipeline.
+- An upload without a `name` gets the name of the compiled pipeline, not the name of the file.
+- All arguments are checked when a run is created, and the error names every wrong argument. The real server finds some
+  errors only during the run.
+- A pipeline that needs a cluster is refused at the same moment. Settings that need a cluster are ignored with a
+  warning. Warnings, including those about arguments in quotes, are in `error.message` of the first entry of the run's
+  `state_history`.
+- A run in an archived experiment is refused; the real server accepts it.
+- The `error` of a run says which task failed and why; on the real server it is empty.
+- `task_details` has one entry for the run and one for each task, loop iteration, condition and nested pipeline. The
+  real server also lists driver and executor pods. `parent_task_id` is set here. `pod_name` in `child_tasks` is a name
+  that the log endpoint accepts.
+- A cached task is SKIPPED, and its record has `cached`. On a cluster it is SUCCEEDED, and the dashboard shows an arrow.
+  The cache compares the image, the command, the arguments, and the URIs of input artifacts.
+- Inside a component, `artifact.uri` is the local file of `artifact.path`. Everywhere else it is the address in S3, as
+  on a cluster. A component must not return it as a value: the local file is deleted when the run ends.
+- A task that returns NaN or infinity fails, and the error names the output. JSON cannot represent these numbers.
+- A terminated run becomes CANCELED after its processes have ended.
+- A retry executes the failed tasks and all tasks after them, and tasks that used the result of a failure.
+- The runs of a recurring run are named NAME-1, NAME-2, and so on. Schedules are in UTC, and runs start only while the
+  sandbox is up. The catch-up rule decides about missed runs.
+- There is no dashboard. The links that kfp prints lead to a small page (`page.html`) about the linked object.
 
-Beside the contract (`runs.details_router`): every task's inputs, outputs and exit code, its log, and its artifacts.
+In addition to the contract, `run_details.py` serves the inputs, outputs and exit code of every task, its log, and its
+artifacts.
 """
 
 import hashlib
@@ -49,12 +54,13 @@ RUNNERS = ("subprocess", "docker")
 
 
 class PipelinesApi(Server):
-    """The Pipelines API server, on loopback, below a path that only its user knows.
+    """The Pipelines API server. It listens on loopback, and every path begins with a secret.
 
     Args:
-        directory: where it keeps its database and what runs leave.
-        secret: the first part of every path; handed over in the server's environment, which only its user can read.
-        runner: what tasks are run with, one of `RUNNERS`.
+        directory: the folder of the database and of the run folders.
+        secret: the first part of every path. The server gets it as an environment variable, which only its user can
+            read.
+        runner: how tasks are executed, one of `RUNNERS`.
     """
 
     name = "pipelines-api"

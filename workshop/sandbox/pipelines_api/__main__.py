@@ -1,21 +1,26 @@
-"""The server's process: `python -m workshop.sandbox.pipelines_api PORT`, with the rest in the environment."""
+"""Runs the server: `python -m workshop.sandbox.pipelines_api PORT`. Other settings come from the environment."""
 
 import os
 import sys
 from pathlib import Path
+from typing import cast
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until the process is asked to stop."""
     import uvicorn
 
-    from workshop.sandbox.pipelines_api import DIRECTORY_VARIABLE, RUNNER_VARIABLE, SECRET_VARIABLE
+    from workshop.sandbox.pipelines_api import DIRECTORY_VARIABLE, RUNNER_VARIABLE, RUNNERS, SECRET_VARIABLE
     from workshop.sandbox.pipelines_api.app import make_app
+    from workshop.sandbox.pipelines_api.engine.contract import Runner
     from workshop.sandbox.processes import HOST
 
     directory = Path(os.environ[DIRECTORY_VARIABLE])
-    secret = os.environ.pop(SECRET_VARIABLE)  # tasks must not find it in their environment
-    app = make_app(directory, secret, directory.parent, os.environ[RUNNER_VARIABLE])
+    secret = os.environ.pop(SECRET_VARIABLE)  # tasks inherit the environment, and must not see the secret
+    runner = os.environ[RUNNER_VARIABLE]
+    if runner not in RUNNERS:
+        raise SystemExit(f"{RUNNER_VARIABLE} is {runner!r}; it must be one of {RUNNERS}")
+    app = make_app(directory, secret, directory.parent, cast(Runner, runner))
     uvicorn.run(app, host=HOST, port=int(sys.argv[1]), access_log=False, timeout_graceful_shutdown=2)
 
 

@@ -1,28 +1,29 @@
-"""Puts the services together."""
+"""Builds the server from its services."""
 
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Literal
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse
 from starlette.types import ASGIApp
 
-from workshop.sandbox.pipelines_api import experiments, pipelines, recurring_runs, runs, services
+from workshop.sandbox.pipelines_api import experiments, pipelines, recurring_runs, run_details, runs, services
 from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
+from workshop.sandbox.pipelines_api.engine.contract import Runner
 from workshop.sandbox.pipelines_api.errors import ApiError, Code
 from workshop.sandbox.pipelines_api.guard import Guard
 from workshop.sandbox.pipelines_api.tables import Store
 
 PREFIX = "/apis/v2beta1"
-LOG_PREFIX = "/apis/v1alpha1"  # where the real server has logs
+LOG_PREFIX = "/apis/v1alpha1"  # the prefix of the log endpoint in the real server
 PAGE = Path(__file__).with_name("page.html")
-# The page may load nothing from anywhere else, and be shown inside no other page.
+# The page must not load resources from other servers, and other pages must not embed it.
 PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
@@ -33,14 +34,14 @@ PAGE_HEADERS = {
 }
 
 
-def make_app(directory: Path, secret: str, sandbox: Path, runner: Literal["subprocess", "docker"]) -> ASGIApp:
+def make_app(directory: Path, secret: str, sandbox: Path, runner: Runner) -> ASGIApp:
     """Return the server.
 
     Args:
-        directory: where it keeps its database and what runs leave.
+        directory: the folder of the database and of the run folders.
         secret: the first part of every path.
         sandbox: the sandbox's folder.
-        runner: what tasks are run with.
+        runner: how tasks are executed.
     """
     database = directory / "pipelines.sqlite"
     store = Store(database)
@@ -56,15 +57,15 @@ def make_app(directory: Path, secret: str, sandbox: Path, runner: Literal["subpr
         store.close()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
-    details = runs.details_router(store, dispatcher, sandbox)
-    services_of_the_contract = (
+    details = run_details.router(store, dispatcher, sandbox)
+    contract = (
         experiments.router(store),
         pipelines.router(store),
         runs.router(store, dispatcher),
         recurring_runs.router(store, dispatcher),
         services.router(),
     )
-    for router in (*services_of_the_contract, details):
+    for router in (*contract, details):
         app.include_router(router, prefix=PREFIX)
     app.include_router(_only_logs(details), prefix=LOG_PREFIX)
     app.get("/")(lambda: FileResponse(PAGE, headers=PAGE_HEADERS))
@@ -74,7 +75,7 @@ def make_app(directory: Path, secret: str, sandbox: Path, runner: Literal["subpr
 
 def _only_logs(details: APIRouter) -> APIRouter:
     logs = APIRouter()
-    logs.routes.extend(route for route in details.routes if route.path.endswith("/log"))
+    logs.routes.extend(route for route in details.routes if isinstance(route, APIRoute) and route.path.endswith("/log"))
     return logs
 
 

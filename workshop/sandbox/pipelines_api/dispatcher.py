@@ -1,9 +1,8 @@
-"""Starts a worker process for each run, in order, and sees each of them to its end."""
+"""Starts a worker process for each run, in order, and waits for each one to end."""
 
 import logging
 import multiprocessing
 import os
-import shutil
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,32 +10,35 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from time import time as now
-from typing import Literal
 
 import psutil
-from sqlmodel import select
+from sqlmodel import col, select
 
 from workshop.sandbox.files import full_disk
-from workshop.sandbox.pipelines_api.states import STARTED, change
-from workshop.sandbox.pipelines_api.tables import Run, Store, TaskRecord, forget_unused_manifests
+from workshop.sandbox.pipelines_api import worker
+from workshop.sandbox.pipelines_api.engine import run_folder
+from workshop.sandbox.pipelines_api.engine.containers import remove_containers
+from workshop.sandbox.pipelines_api.engine.contract import Runner
+from workshop.sandbox.pipelines_api.engine.run_folder import RunFolder
+from workshop.sandbox.pipelines_api.states import SERVER_ENDED, STARTED, change, close
+from workshop.sandbox.pipelines_api.tables import Run, Store, delete_unused_manifests
 from workshop.sandbox.processes import end, find, has_mark, start_mark
 
 AFTER_AN_ERROR_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 60.0
-RUN_MARK = "WORKSHOP_RUN_ID"  # in the environment of every process of a run's tasks
-WORKER = "workshop.sandbox.pipelines_api.worker"
-FORK_SERVER_ENDED = 255  # what multiprocessing says of a worker when it can no longer know
-SERVER_ENDED = (
-    "The sandbox's Pipelines server ended while this run was executing. Retry the run: tasks that succeeded "
-    "are not run again."
-)
+RUN_MARK = "WORKSHOP_RUN_ID"  # marks all processes of a run: the engine sets this variable for every task
+FORK_SERVER_ENDED = 255  # the exit code that multiprocessing reports after the fork server has ended
 log = logging.getLogger("uvicorn.error")
 
 
 @dataclass
 class Worker:
-    """A process that executes a run, and the pipe by which it is told to stop."""
+    """A process that executes a run.
+
+    Attributes:
+        process: the process.
+        orders: the pipe that tells the process to stop.
+    """
 
     process: BaseProcess
     orders: Connection
@@ -44,14 +46,14 @@ class Worker:
 
 
 class Dispatcher:
-    """Executes runs, as many at once as there are cores; the rest wait in the order in which they came.
+    """Executes runs, at most one per CPU core at the same time. The other runs wait in the order of their creation.
 
     Args:
         store: the database.
-        database: its file, for the workers.
+        database: the database file, for the workers.
         sandbox: the sandbox's folder.
-        runner: what tasks are run with.
-        fire_due: makes the recurring runs that are due, and returns the seconds until it must be called again.
+        runner: how tasks are executed.
+        fire_due: creates the runs of recurring runs that are due. It returns the seconds until the next call.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class Dispatcher:
         store: Store,
         database: Path,
         sandbox: Path,
-        runner: Literal["subprocess", "docker"],
+        runner: Runner,
         fire_due: Callable[[], float],
     ) -> None:
         self.runner = runner
@@ -71,201 +73,164 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._woken, self._waker = multiprocessing.Pipe(duplex=False)
         self._stopping = False
-        # Workers are forked from a process that has imported what they need, which takes longer than most tasks.
+        # Workers are forked from a process that has done the imports, which take longer than most tasks.
         self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload([WORKER])
+        self._processes.set_forkserver_preload([worker.__name__])
         self._thread = threading.Thread(target=self._loop, name="dispatcher", daemon=True)
 
     def start(self) -> None:
-        """Begin, after putting in order what an earlier server has left."""
+        """Close the runs of an earlier server, then begin."""
         self._recover()
         self._thread.start()
 
     def stop(self) -> None:
-        """End, and the workers with it: their runs are FAILED with the reason."""
+        """End all workers and the dispatcher. Their runs become FAILED with the reason."""
         self._stopping = True
         self.wake()
         self._thread.join(timeout=3)
         with self._lock:
-            for worker in self._workers.values():
-                worker.process.terminate()
+            for running in self._workers.values():
+                running.process.terminate()
 
     def wake(self) -> None:
-        """Look again for something to do."""
+        """Check now for runs that can start."""
         self._waker.send(None)
 
     def cancel(self, run_id: str) -> None:
-        """Have a run stopped, if it executes."""
+        """Stop a run if it is executing."""
         with self._lock:
-            worker = self._workers.get(run_id)
-            if worker:
-                _tell(worker, "cancel")
+            running = self._workers.get(run_id)
+            if running:
+                _tell(running, "cancel")
 
-    def forget(self, run_id: str) -> None:
-        """Stop a run that was deleted, and delete its folder."""
+    def discard(self, run_id: str) -> None:
+        """Stop a run that was deleted from the database, and delete its folder."""
         with self._lock:
             executing = run_id in self._workers
         if executing:
-            self.cancel(run_id)  # its folder goes when its worker has ended
+            self.cancel(run_id)  # the folder is deleted after the worker has ended
         else:
-            shutil.rmtree(self.directory(run_id), ignore_errors=True)
+            self.folder(run_id).remove()
 
-    def directory(self, run_id: str) -> Path:
-        """Return a run's folder.
+    def folder(self, run_id: str) -> RunFolder:
+        """Return the folder of a run.
 
         Args:
-            run_id: the id of a run in the database; never what somebody sent.
+            run_id: the id of a run that is in the database. Never pass text from a request.
         """
-        return self._database.parent / "runs" / run_id
+        return run_folder.of_run(self._database.parent, run_id)
 
     def _loop(self) -> None:
         wait_for = 0.0
         while not self._stopping:
             with self._lock:
-                sentinels = [worker.process.sentinel for worker in self._workers.values()]
+                sentinels = [running.process.sentinel for running in self._workers.values()]
             wait([*sentinels, self._woken], timeout=wait_for)
             while self._woken.poll():
                 self._woken.recv()
-            wait_for = min(self._attempt(self._see_off_the_ended), self._attempt(self._fire_due))
+            wait_for = min(self._attempt(self._reap), self._attempt(self._fire_due))
             wait_for = min(wait_for, self._attempt(self._start_waiting))
 
     def _attempt(self, step: Callable[[], float | None]) -> float:
-        """Do a step, which must not keep the others from being done, and return how long to wait after it."""
+        """Do a step and return the seconds to wait after it. An error in one step does not prevent the other steps."""
         try:
             wait_for = step()
         except Exception:
-            log.exception("the dispatcher goes on after an error")
+            log.exception("the dispatcher continues after an error")
             wait_for = AFTER_AN_ERROR_SECONDS
         return LONGEST_WAIT_SECONDS if wait_for is None else wait_for
 
     def _start_waiting(self) -> None:
         while len(self._workers) < (os.cpu_count() or 1) and not self._stopping:
             with self._store.writing() as session:
-                # A run that is being cancelled or retried may still have a worker.
-                waiting = select(Run).where(Run.state == "PENDING", Run.run_id.not_in(list(self._workers)))
-                run = session.exec(waiting.order_by(Run.sequence)).first()
+                # A run that was cancelled and retried may still have its old worker.
+                waiting = select(Run).where(Run.state == "PENDING", col(Run.run_id).not_in(list(self._workers)))
+                run = session.exec(waiting.order_by(col(Run.sequence))).first()
                 if run is None:
                     return
                 change(run, "RUNNING")
             self._start(run.run_id)
 
     def _start(self, run_id: str) -> None:
-        from workshop.sandbox.pipelines_api.worker import work
-
         theirs, ours = self._processes.Pipe(duplex=False)
         arguments = (self._database, self._sandbox, run_id, self.runner, theirs)
-        process = self._processes.Process(target=work, args=arguments, name=f"run {run_id}", daemon=True)
+        process = self._processes.Process(target=worker.work, args=arguments, name=f"run {run_id}", daemon=True)
         try:
             with self._lock:
                 process.start()
                 self._workers[run_id] = Worker(process, ours, start_mark(process.pid))
         except Exception as error:
             ours.close()
-            self._settle(run_id, f"The process that executes this run could not be started: {error!r}. Retry the run.")
+            self._finalize(
+                run_id, f"The process that executes this run could not be started: {error!r}. Retry the run."
+            )
             raise
         finally:
             theirs.close()
         with self._store.reading() as session:
             state = session.exec(select(Run.state).where(Run.run_id == run_id)).first()
-        if state != "RUNNING":  # terminated or deleted in between
+        if state != "RUNNING":  # the run was terminated or deleted while its worker started
             self.cancel(run_id)
 
-    def _see_off_the_ended(self) -> None:
+    def _reap(self) -> None:
+        """Finalize the runs whose worker processes have ended."""
         with self._lock:
-            ended = [run_id for run_id, worker in self._workers.items() if worker.process.exitcode is not None]
-        for run_id in ended:
-            worker = self._workers[run_id]
-            self._end_what_is_left(run_id, (worker.process.pid, worker.started))
-            self._settle(run_id, f"{full_disk(self._sandbox)} {_how_it_ended(worker.process.exitcode)}".strip())
-            worker.orders.close()
-            worker.process.close()
+            ended = [(run_id, one, one.process.exitcode) for run_id, one in self._workers.items()]
+        for run_id, one, exit_code in ended:
+            if exit_code is None:
+                continue
+            self._end_leftovers(run_id, (one.process.pid, one.started))
+            self._finalize(run_id, f"{full_disk(self._sandbox)} {_describe_end(exit_code)}".strip())
+            one.orders.close()
+            one.process.close()
             with self._lock:
                 del self._workers[run_id]
 
-    def _end_what_is_left(self, run_id: str, *workers: tuple[int, str]) -> None:
-        """End what a run has left running when its worker could not, be it processes or containers."""
-        from workshop.sandbox.pipelines_api.engine.containers import remove_left
-
+    def _end_leftovers(self, run_id: str, *workers: tuple[int | None, str]) -> None:
+        """End the processes and containers of a run whose worker process has ended."""
         _end_processes(run_id, *workers)
         if self.runner == "docker":
-            remove_left(run_id)
+            remove_containers(run_id)
 
-    def _settle(self, run_id: str, reason: str) -> None:
-        """See that a run whose worker is gone has ended, and that nothing of a deleted one is left."""
+    def _finalize(self, run_id: str, reason: str) -> None:
+        """End a run whose worker process is gone. Delete the folder of a run that was deleted."""
         with self._store.writing() as session:
             run = session.exec(select(Run).where(Run.run_id == run_id)).first()
             if run is not None and run.state in STARTED:
-                _close(session, run, reason)
+                close(session, run, reason)
         if run is None:
-            shutil.rmtree(self.directory(run_id), ignore_errors=True)
+            self.folder(run_id).remove()
         else:
-            keep_only_logs(self.directory(run_id))
+            self.folder(run_id).keep_only_logs()
 
     def _recover(self) -> None:
-        """Close what an earlier server has left open, and delete what belonged to what was deleted."""
+        """Close the unfinished runs of an earlier server, and delete the files of deleted runs."""
         with self._store.writing() as session:
-            for run in session.exec(select(Run).where(Run.state.in_(STARTED))).all():
-                self._end_what_is_left(run.run_id)
-                _close(session, run, SERVER_ENDED)
-                keep_only_logs(self.directory(run.run_id))
+            for run in session.exec(select(Run).where(col(Run.state).in_(STARTED))).all():
+                self._end_leftovers(run.run_id)
+                close(session, run, SERVER_ENDED)
+                self.folder(run.run_id).keep_only_logs()
             known = set(session.exec(select(Run.run_id)).all())
-            forget_unused_manifests(session)
-        folder = self._database.parent / "runs"
-        for left in folder.iterdir() if folder.exists() else ():
-            if left.name not in known:
-                shutil.rmtree(left, ignore_errors=True)
+            delete_unused_manifests(session)
+        for folder in run_folder.all_runs(self._database.parent):
+            if folder.name not in known:
+                run_folder.remove(folder)
 
 
-def close_tasks(session, run_id: str, state: str, message: str) -> None:
-    """Bring the tasks of a run that have not ended into a last state.
-
-    Args:
-        session: to write with.
-        run_id: the run.
-        state: the state.
-        message: why.
-    """
-    unfinished = select(TaskRecord).where(TaskRecord.run_id == run_id, TaskRecord.state.in_(("PENDING", "RUNNING")))
-    for task in session.exec(unfinished).all():
-        task.state, task.ended, task.error = state, now(), message
-        task.state_history = [*task.state_history, {"at": task.ended, "state": state, "error": message}]
+def _tell(running: Worker, order: str) -> None:
+    with suppress(OSError):  # the worker has ended
+        running.orders.send(order)
 
 
-def keep_only_logs(folder: Path) -> None:
-    """Delete what a run has left on this machine but its logs: its artifacts are in S3.
-
-    Args:
-        folder: the run's folder.
-    """
-    for name in ("downloads", "workspace"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for left in folder.glob("tasks/*/*"):
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
-        elif left.name != "log":
-            left.unlink(missing_ok=True)
-
-
-def _close(session, run: Run, reason: str) -> None:
-    state, message = ("CANCELED", "") if run.state == "CANCELING" else ("FAILED", reason)
-    close_tasks(session, run.run_id, state, message)
-    change(run, state, message)
-
-
-def _tell(worker: Worker, order: str) -> None:
-    with suppress(OSError):  # it has ended
-        worker.orders.send(order)
-
-
-def _how_it_ended(exit_code: int) -> str:
+def _describe_end(exit_code: int) -> str:
     if exit_code == FORK_SERVER_ENDED:
         return SERVER_ENDED
     how = f"was ended by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
     return f"The process that executed this run {how}. Retry the run: tasks that succeeded are not run again."
 
 
-def _end_processes(run_id: str, *workers: tuple[int, str]) -> None:
-    """Kill what a run has left running.
+def _end_processes(run_id: str, *workers: tuple[int | None, str]) -> None:
+    """Kill the processes that a run left running.
 
     Args:
         run_id: the run.

@@ -1,10 +1,11 @@
-"""Errors as the Pipelines API server gives them: a gRPC code, the HTTP status that belongs to it, a message."""
+"""Errors in the form of the Pipelines API server: a gRPC code, its HTTP status, and a message."""
 
 from enum import IntEnum
+from typing import Any
 
 
 class Code(IntEnum):
-    """The codes of google.rpc.Code that occur here."""
+    """The codes of google.rpc.Code that this server uses."""
 
     INVALID_ARGUMENT = 3
     NOT_FOUND = 5
@@ -16,7 +17,7 @@ class Code(IntEnum):
     UNAVAILABLE = 14
 
 
-# https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto, by which grpc-gateway goes.
+# Source: https://github.com/googleapis/googleapis/blob/master/google/rpc/code.proto, which grpc-gateway follows.
 HTTP_STATUS = {
     Code.INVALID_ARGUMENT: 400,
     Code.NOT_FOUND: 404,
@@ -30,37 +31,37 @@ HTTP_STATUS = {
 
 
 class ApiError(Exception):
-    """A request that is answered with an error.
+    """A request that the server answers with an error.
 
     Args:
-        code: why, in the words of gRPC.
+        code: the gRPC code.
         message: what is wrong, and what to do.
-        status: HTTP status, where it is not the one that belongs to the code.
+        status: the HTTP status, if it differs from the usual status of the code.
     """
 
     def __init__(self, code: Code, message: str, status: int | None = None) -> None:
-        # What is quoted from a request may hold half a character, which no answer can.
+        # A quotation from a request may contain a lone surrogate, but a response cannot.
         self.message = message.encode("utf-8", "replace").decode()
         super().__init__(self.message)
         self.code = code
         self.status = status or HTTP_STATUS[code]
 
-    def body(self) -> dict:
-        """Return the answer's body, `{error, code, message, details}`."""
+    def body(self) -> dict[str, Any]:
+        """Return the body of the response, `{error, code, message, details}`."""
         detail = {"@type": "type.googleapis.com/google.rpc.Status", "code": int(self.code), "message": self.message}
         return {"error": self.message, "code": int(self.code), "message": self.message, "details": [detail]}
 
 
 def invalid(message: str) -> ApiError:
-    """Return the error for something wrong with a request."""
+    """Return the error for an invalid request."""
     return ApiError(Code.INVALID_ARGUMENT, message)
 
 
 def not_found(kind: str, identifier: str) -> ApiError:
-    """Return the error for something that is not there, such as a `Run` with this id."""
+    """Return the error for an object that does not exist, such as a `Run` with this id."""
     return ApiError(Code.NOT_FOUND, f"{kind} {identifier} not found.")
 
 
 def exists(message: str) -> ApiError:
-    """Return the error for a name that is taken."""
+    """Return the error for a name that is already in use."""
     return ApiError(Code.ALREADY_EXISTS, message)

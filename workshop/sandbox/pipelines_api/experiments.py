@@ -5,12 +5,12 @@ from uuid import uuid4
 
 from fastapi import APIRouter
 from sqlalchemy import update
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from workshop.sandbox.pipelines_api import messages
 from workshop.sandbox.pipelines_api.errors import exists, invalid
 from workshop.sandbox.pipelines_api.listing import list_page
-from workshop.sandbox.pipelines_api.queries import ListQuery, find, named
+from workshop.sandbox.pipelines_api.queries import ListQuery, checked_name, find
 from workshop.sandbox.pipelines_api.tables import ARCHIVED, AVAILABLE, Experiment, RecurringRun, Run, Store
 
 DEFAULT = "Default"
@@ -27,15 +27,17 @@ FIELDS = {
 
 
 def default(session: Session) -> Experiment:
-    """Return the experiment of runs that name none; it is made anew when somebody has deleted it."""
+    """Return the default experiment. Create it if it does not exist."""
     found = session.exec(select(Experiment).where(Experiment.display_name == DEFAULT)).first()
     if found:
         return found
     description = "All runs created without specifying an experiment will be grouped here."
-    made = Experiment(experiment_id=str(uuid4()), display_name=DEFAULT, description=description, created_at=int(now()))
-    session.add(made)
+    created = Experiment(
+        experiment_id=str(uuid4()), display_name=DEFAULT, description=description, created_at=int(now())
+    )
+    session.add(created)
     session.flush()
-    return made
+    return created
 
 
 def router(store: Store) -> APIRouter:
@@ -50,37 +52,37 @@ def router(store: Store) -> APIRouter:
 
     @routes.post("")
     def create_experiment(body: messages.ExperimentBody) -> dict:
-        name = named(body.display_name, "The experiment name is empty. Please specify a valid name")
+        name = checked_name(body.display_name, "The experiment name is empty. Please specify a valid name")
         with store.writing() as session:
             if session.exec(select(Experiment).where(Experiment.display_name == name)).first():
                 raise exists(
                     f"Failed to create a new experiment. The name {name} already exists. Please specify a new name"
                 )
-            made = Experiment(
+            created = Experiment(
                 experiment_id=str(uuid4()),
                 display_name=name,
                 description=body.description or "",
                 created_at=int(now()),
             )
-            session.add(made)
-        return messages.experiment(made)
+            session.add(created)
+        return messages.experiment(created)
 
     @routes.post("/{experiment_id}:archive")
     def archive_experiment(experiment_id: str) -> dict:
         """Archive an experiment and its runs, and disable its recurring runs."""
         with store.writing() as session:
             find(session, Experiment, experiment_id).storage_state = ARCHIVED
-            session.exec(update(Run).where(Run.experiment_id == experiment_id).values(storage_state=ARCHIVED))
+            session.exec(update(Run).where(col(Run.experiment_id) == experiment_id).values(storage_state=ARCHIVED))
             session.exec(
                 update(RecurringRun)
-                .where(RecurringRun.experiment_id == experiment_id)
+                .where(col(RecurringRun.experiment_id) == experiment_id)
                 .values(enabled=False, updated_at=int(now()))
             )
         return {}
 
     @routes.post("/{experiment_id}:unarchive")
     def unarchive_experiment(experiment_id: str) -> dict:
-        """Bring an experiment back; its runs stay archived, and its recurring runs disabled."""
+        """Unarchive an experiment. Its runs stay archived, and its recurring runs stay disabled."""
         with store.writing() as session:
             find(session, Experiment, experiment_id).storage_state = AVAILABLE
         return {}
@@ -92,7 +94,7 @@ def router(store: Store) -> APIRouter:
 
     @routes.delete("/{experiment_id}")
     def delete_experiment(experiment_id: str) -> dict:
-        """Delete an experiment; its runs and recurring runs stay."""
+        """Delete an experiment. Its runs and recurring runs stay."""
         with store.writing() as session:
             session.delete(find(session, Experiment, experiment_id))
         return {}
@@ -101,12 +103,16 @@ def router(store: Store) -> APIRouter:
 
 
 def for_new_run(session: Session, experiment_id: str) -> Experiment:
-    """Return the experiment that a new run belongs to.
+    """Return the experiment of a new run.
+
+    Args:
+        session: a session that writes.
+        experiment_id: the experiment; "" for the default experiment.
 
     Raises:
-        ApiError: it is not there, or is archived.
+        ApiError: the experiment does not exist or is archived.
     """
     found = find(session, Experiment, experiment_id) if experiment_id else default(session)
     if found.storage_state == ARCHIVED:
-        raise invalid(f"the experiment {found.display_name!r} is archived: unarchive it, or name another one")
+        raise invalid(f"the experiment {found.display_name!r} is archived: unarchive it, or name another experiment")
     return found

@@ -1,8 +1,12 @@
-"""What a request must be before any service sees it.
+"""Checks every request before a service handles it.
 
-Whoever can create a run can run code. So the server answers only below a path that nobody can guess, only to requests
-that name it as their host (a web page that has rebound its own name to 127.0.0.1 does not), and none from other web
-pages. JSON must say that it is JSON, which a page's form cannot, and no body may be larger than any pipeline.
+A client that can create a run can execute code. The guard therefore refuses:
+
+- requests without the secret first part of the path;
+- requests with another Host header, against DNS rebinding;
+- requests from other web pages, by their Origin and Sec-Fetch-Site headers;
+- JSON without the content type of JSON, because the form of a web page cannot set that content type;
+- bodies that are larger than any pipeline.
 """
 
 import secrets
@@ -13,20 +17,21 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workshop.sandbox.pipelines_api.errors import ApiError, Code
-from workshop.sandbox.pipelines_api.package import LARGEST_BYTES
+from workshop.sandbox.pipelines_api.package import MAX_BYTES
 
 HOSTS = ("127.0.0.1", "localhost")
-LARGEST_BODY = LARGEST_BYTES + (1 << 20)  # a file with what multipart adds to it
-# A body that is too large is read to its end, so that whoever sends it sees the answer; up to here.
-LONGEST_READ = 1 << 30
-OPEN_PATH = "/healthz"  # tells that the server is up, and nothing else
+MAX_BODY = MAX_BYTES + (1 << 20)  # a file, and the overhead of multipart
+# The guard reads a body that is too large until its end, up to this size. Otherwise the client would not see the
+# response.
+MAX_READ = 1 << 30
+OPEN_PATH = "/healthz"  # needs no secret; it only shows that the server is up
 
 
 class Guard:
-    """The outermost part of the server.
+    """The outermost ASGI application of the server.
 
     Args:
-        app: what answers requests that may pass.
+        app: the application that handles accepted requests.
         secret: the first part of every path.
     """
 
@@ -35,7 +40,7 @@ class Guard:
         self._prefix = f"/{secret}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request pass, or answer it."""
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -51,13 +56,13 @@ class Guard:
         except ApiError as error:
             await JSONResponse(error.body(), error.status)(scope, receive, send)
             return
-        await self._app(inside, _once(body, receive), send)
+        await self._app(inside, _replay(body, receive), send)
 
     def _inside(self, scope: Scope) -> Scope:
         head, tail = scope["path"][: len(self._prefix)], scope["path"][len(self._prefix) :]
         if not secrets.compare_digest(head.encode(), self._prefix.encode()) or not tail.startswith("/"):
             raise ApiError(Code.NOT_FOUND, "Not Found. `workshop sandbox env` prints the whole address.")
-        return scope | {"path": tail, "raw_path": tail.encode(), "root_path": ""}
+        return {**scope, "path": tail, "raw_path": tail.encode(), "root_path": ""}
 
 
 def _check_origin(request: Request, port: int) -> None:
@@ -66,13 +71,13 @@ def _check_origin(request: Request, port: int) -> None:
         raise ApiError(Code.PERMISSION_DENIED, f"the Host header must be one of {sorted(allowed)}")
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc not in allowed:
-        raise ApiError(Code.PERMISSION_DENIED, "requests of other web pages are not answered (Origin header)")
+        raise ApiError(Code.PERMISSION_DENIED, "requests from other web pages are refused (Origin header)")
     if request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not _is_followed_link(request):
-        raise ApiError(Code.PERMISSION_DENIED, "requests of other web pages are not answered (Sec-Fetch-Site header)")
+        raise ApiError(Code.PERMISSION_DENIED, "requests from other web pages are refused (Sec-Fetch-Site header)")
 
 
 def _is_followed_link(request: Request) -> bool:
-    """Tell whether somebody has followed a link, from a notebook perhaps: no page can read what is then shown."""
+    """Return whether the user has followed a link. Other pages cannot read the response of such a request."""
     mode, destination = (request.headers.get(f"sec-fetch-{name}") for name in ("mode", "dest"))
     return request.method == "GET" and (mode, destination) == ("navigate", "document")
 
@@ -90,37 +95,37 @@ def _check_type(request: Request) -> None:
 
 
 async def _read(receive: Receive) -> bytes:
-    """Read a body, but keep no more than may be."""
-    pieces, size, more = [], 0, True
+    """Read a body. Keep at most `MAX_BODY` bytes of it."""
+    chunks, size, more = [], 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             break
-        piece = message.get("body", b"")
-        size += len(piece)
-        if size <= LARGEST_BODY:
-            pieces.append(piece)
-        elif size > LONGEST_READ:
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size <= MAX_BODY:
+            chunks.append(chunk)
+        elif size > MAX_READ:
             break
         more = message.get("more_body", False)
-    if size > LARGEST_BODY:
+    if size > MAX_BODY:
         raise ApiError(
             Code.INVALID_ARGUMENT,
-            f"the request has more than {LARGEST_BODY:,} bytes; a compiled pipeline has {LARGEST_BYTES:,} at most. "
-            "Upload the YAML file that `kfp dsl compile` writes; data belongs into S3.",
+            f"the request has more than {MAX_BODY:,} bytes; a compiled pipeline has at most {MAX_BYTES:,}. "
+            "Upload the YAML file that `kfp dsl compile` writes; put data into S3.",
         )
-    return b"".join(pieces)
+    return b"".join(chunks)
 
 
-def _once(body: bytes, receive: Receive) -> Receive:
-    """Give the body to the application, as if it came now."""
-    given = False
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return a receive function that yields the body first."""
+    was_sent = False
 
     async def next_message() -> Message:
-        nonlocal given
-        if given:
+        nonlocal was_sent
+        if was_sent:
             return await receive()
-        given = True
+        was_sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return next_message

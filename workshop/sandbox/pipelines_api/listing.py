@@ -1,4 +1,4 @@
-"""Lists: pages, order and filters, by the rules of the Pipelines API server.
+"""Implements the pages, the order and the filters of lists, by the rules of the Pipelines API server.
 
 Sources: `backend/src/apiserver/list/list.go` and `backend/src/apiserver/filter/filter.go` of kubeflow/pipelines.
 """
@@ -16,11 +16,11 @@ from sqlmodel import Session, select
 
 from workshop.sandbox.pipelines_api.errors import invalid
 
-DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE = 20, 200
-# Whole numbers of SQLite.
-SMALLEST, LARGEST = -(2**63), 2**63 - 1
-# What a query of SQLite can hold has bounds, too.
-MOST_PREDICATES, MOST_VALUES = 100, 1_000
+DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 20, 200
+# The range of integers in SQLite.
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**63 - 1
+# A query in SQLite has limits too.
+MAX_PREDICATES, MAX_VALUES = 100, 1_000
 OPERATIONS = (
     "OPERATION_UNSPECIFIED",
     "EQUALS",
@@ -37,13 +37,13 @@ VALUES = ("int_value", "long_value", "string_value", "timestamp_value", "int_val
 
 @dataclass(frozen=True)
 class Query:
-    """What a list request asks for, as it came.
+    """The query of a list request, unchecked.
 
     Attributes:
-        page_token: where the last page ended; "" for the first page.
-        page_size: how many at most; 0 for 20, and 200 at most.
-        sort_by: a field, and perhaps `asc` or `desc`; "" for the time of creation.
-        filter: JSON of a `Filter`, perhaps URL-encoded once more; "" for none.
+        page_token: the end of the previous page; "" for the first page.
+        page_size: the maximum number of rows, at most 200; 0 stands for 20.
+        sort_by: a field, optionally with `asc` or `desc`; "" for the time of creation.
+        filter: a `Filter` in JSON, possibly URL-encoded a second time; "" for none.
     """
 
     page_token: str
@@ -54,25 +54,33 @@ class Query:
 
 @dataclass(frozen=True)
 class Page:
-    """One page of a list, with the token for the next one ("" at the end) and the size of the whole list."""
+    """One page of a list.
+
+    Attributes:
+        rows: the rows of the page.
+        next_page_token: the token of the next page; "" on the last page.
+        total_size: the number of rows in the whole list.
+    """
 
     rows: list
     next_page_token: str
     total_size: int
 
 
-def list_page(session: Session, table: type, fields: Mapping[str, Any], query: Query, *conditions) -> Page:
+def list_page(
+    session: Session, table: Any, fields: Mapping[str, Any], query: Query, *conditions: ColumnElement[bool]
+) -> Page:
     """Return a page of a table.
 
     Args:
-        session: to read with.
-        table: with a `sequence`, which breaks ties in the order in which rows were made.
-        fields: the column behind each name by which may be sorted and filtered.
-        query: what was asked for.
-        conditions: what besides the filter must hold.
+        session: a session.
+        table: a table with a column `sequence`. Rows with equal sort values are ordered by `sequence`.
+        fields: the columns that can be sorted and filtered, by their API names.
+        query: the query of the request.
+        conditions: further conditions.
 
     Raises:
-        ApiError: the query makes no sense.
+        ApiError: the query is not valid.
     """
     size = _page_size(query.page_size)
     column, descending = _order(query.sort_by, fields)
@@ -96,11 +104,15 @@ def list_page(session: Session, table: type, fields: Mapping[str, Any], query: Q
     return Page(rows, next_token, total)
 
 
-def parse_filter(filter_text: str, fields: Mapping[str, Any]) -> list[ColumnElement]:
-    """Translate a filter into conditions, all of which must hold.
+def parse_filter(filter_text: str, fields: Mapping[str, Any]) -> list[ColumnElement[bool]]:
+    """Translate a filter into a list of conditions. A row must satisfy all of them.
+
+    Args:
+        filter_text: the filter in JSON.
+        fields: the columns that can be filtered, by their API names.
 
     Raises:
-        ApiError: it is no filter, is longer than any, or names a field or an operation that does not exist.
+        ApiError: the filter is not valid, is too long, or names an unknown field or operation.
     """
     if not filter_text:
         return []
@@ -108,13 +120,13 @@ def parse_filter(filter_text: str, fields: Mapping[str, Any]) -> list[ColumnElem
     predicates = document.get("predicates", [])
     if not isinstance(predicates, list) or not all(isinstance(one, dict) for one in predicates):
         raise invalid(f"failed to parse valid filter from {filter_text!r}: predicates must be a list of objects")
-    if len(predicates) > MOST_PREDICATES:
-        raise invalid(f"the filter has {len(predicates):,} predicates; {MOST_PREDICATES} is the most")
+    if len(predicates) > MAX_PREDICATES:
+        raise invalid(f"the filter has {len(predicates):,} predicates; {MAX_PREDICATES} is the limit")
     return [_condition(predicate, fields, filter_text) for predicate in predicates]
 
 
-def is_whole(text: str) -> bool:
-    """Tell whether a text can be written as UTF-8: JSON can hold half of a character (a lone surrogate)."""
+def is_valid_unicode(text: str) -> bool:
+    """Return whether a text can be encoded as UTF-8. JSON texts can contain lone surrogates, which cannot."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
@@ -129,7 +141,7 @@ def _filter_document(filter_text: str) -> dict:
     raise invalid(f"failed to parse valid filter from {filter_text!r}: it must be the JSON of an object")
 
 
-def _condition(predicate: dict, fields: Mapping[str, Any], filter_text: str) -> ColumnElement:
+def _condition(predicate: dict, fields: Mapping[str, Any], filter_text: str) -> ColumnElement[bool]:
     operation = _operation(predicate.get("operation", predicate.get("op", 0)))
     key = predicate.get("key", "")
     given = [name for name in VALUES if _value_of(predicate, name) is not None]
@@ -139,24 +151,26 @@ def _condition(predicate: dict, fields: Mapping[str, Any], filter_text: str) -> 
     if not isinstance(key, str) or not key:
         raise invalid(f"Predicate key cannot be empty for operation {operation} and value {value}")
     if key not in fields:
-        raise invalid(f"no support for filtering on unrecognized field {key!r}; there are: {', '.join(sorted(fields))}")
+        raise invalid(
+            f"no support for filtering on unrecognized field {key!r}; known fields: {', '.join(sorted(fields))}"
+        )
     return _compare(operation, fields[key], value)
 
 
-def _compare(operation: str, column, value) -> ColumnElement:
+def _compare(operation: str, column: Any, value: Any) -> ColumnElement[bool]:
     if operation == "IN":
         if not isinstance(value, list):
             raise invalid(f"cannot use IN operator with scalar type {type(value).__name__}")
         texts = any(isinstance(one, str) for one in value)
-        return (func.lower(column) if texts else column).in_([_plain(one) for one in value])
+        return (func.lower(column) if texts else column).in_([_lower(one) for one in value])
     if isinstance(value, list):
         raise invalid(f"cannot use scalar operator {operation} on array type {type(value).__name__}")
     if operation == "IS_SUBSTRING":
         if not isinstance(value, str):
             raise invalid(f"cannot use non string value type {type(value).__name__} with operator {operation}")
         return column.icontains(value, autoescape=True)
-    # Text is compared without regard to upper and lower case, as the server does.
-    left, right = func.lower(column) if isinstance(value, str) else column, _plain(value)
+    # The comparison of texts ignores case, as in the real server.
+    left, right = func.lower(column) if isinstance(value, str) else column, _lower(value)
     return {
         "EQUALS": left == right,
         "NOT_EQUALS": left != right,
@@ -167,11 +181,11 @@ def _compare(operation: str, column, value) -> ColumnElement:
     }[operation]
 
 
-def _plain(value):
+def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
-def _operation(given) -> str:
+def _operation(given: Any) -> str:
     if isinstance(given, int) and not isinstance(given, bool) and 0 < given < len(OPERATIONS):
         return OPERATIONS[given]
     if isinstance(given, str) and given in OPERATIONS[1:]:
@@ -179,26 +193,26 @@ def _operation(given) -> str:
     raise invalid(f"invalid predicate operation: {given}; it must be one of: {', '.join(OPERATIONS[1:])}")
 
 
-def _value_of(predicate: dict, name: str):
+def _value_of(predicate: dict, name: str) -> Any:
     first, *rest = name.split("_")
     camel = first + "".join(part.capitalize() for part in rest)
     return predicate.get(name, predicate.get(camel))
 
 
-def _read_value(name: str, given):
+def _read_value(name: str, given: Any) -> Any:
     if name.endswith("_values"):
         values = given.get("values", []) if isinstance(given, dict) else None
         if not isinstance(values, list):
             raise invalid(f'{name} must be like {{"values": [...]}}, not {given!r}')
-        if len(values) > MOST_VALUES:
-            raise invalid(f"{name} holds {len(values):,} values; {MOST_VALUES:,} is the most")
+        if len(values) > MAX_VALUES:
+            raise invalid(f"{name} holds {len(values):,} values; {MAX_VALUES:,} is the limit")
         return [_read_scalar(name.removesuffix("s"), one) for one in values]
     return _read_scalar(name, given)
 
 
-def _read_scalar(name: str, given):
+def _read_scalar(name: str, given: Any) -> str | int:
     if name == "string_value":
-        if isinstance(given, str) and is_whole(given):
+        if isinstance(given, str) and is_valid_unicode(given):
             return given
     elif name == "timestamp_value":
         return _read_timestamp(given)
@@ -206,13 +220,13 @@ def _read_scalar(name: str, given):
         try:
             number = int(given)
         except ValueError:
-            number = LARGEST + 1
-        if SMALLEST <= number <= LARGEST:
+            number = MAX_INTEGER + 1
+        if MIN_INTEGER <= number <= MAX_INTEGER:
             return number
     raise invalid(f"{name} cannot be {given!r}")
 
 
-def _read_timestamp(given) -> int:
+def _read_timestamp(given: Any) -> int:
     try:
         return int(datetime.fromisoformat(given).timestamp())
     except (ValueError, TypeError, OverflowError):
@@ -222,7 +236,7 @@ def _read_timestamp(given) -> int:
 def _page_size(asked: int) -> int:
     if asked < 0:
         raise invalid(f"The page size should be greater than 0. Got {asked}")
-    return min(asked or DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE)
+    return min(asked or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
 def _order(sort_by: str, fields: Mapping[str, Any]) -> tuple[Any, bool]:
@@ -234,18 +248,18 @@ def _order(sort_by: str, fields: Mapping[str, Any]) -> tuple[Any, bool]:
         )
     name = words[0] if words else "created_at"
     if name not in fields:
-        raise invalid(f"Invalid sorting field: {name!r}; there are: {', '.join(sorted(fields))}")
+        raise invalid(f"Invalid sorting field: {name!r}; known fields: {', '.join(sorted(fields))}")
     return fields[name], words[1:] == ["desc"]
 
 
-def _after(column, sequence, descending: bool, token: dict) -> ColumnElement:
+def _after(column: Any, sequence: Any, descending: bool, token: dict) -> ColumnElement[bool]:
     value, last = token["value"], token["sequence"]
     if descending:
         return or_(column < value, and_(column == value, sequence < last))
     return or_(column > value, and_(column == value, sequence > last))
 
 
-def _write_token(sort_by: str, filter_text: str, value, sequence: int) -> str:
+def _write_token(sort_by: str, filter_text: str, value: Any, sequence: int) -> str:
     content = {"sort_by": sort_by, "filter": filter_text, "value": value, "sequence": sequence}
     return base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
 
@@ -258,11 +272,11 @@ def _read_token(text: str) -> dict:
             and isinstance(token["filter"], str)
             and isinstance(token["value"], (str, int, float))
             and isinstance(token["sequence"], int)
-            and all(is_whole(part) for part in token.values() if isinstance(part, str))
-            and all(not isinstance(number, int) or SMALLEST <= number <= LARGEST for number in token.values())
+            and all(is_valid_unicode(part) for part in token.values() if isinstance(part, str))
+            and all(not isinstance(number, int) or MIN_INTEGER <= number <= MAX_INTEGER for number in token.values())
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         fits = False
     if not fits:
-        raise invalid("Invalid package token: a page token must be one that an earlier answer held")
+        raise invalid("Invalid package token: a page token must come from an earlier response")
     return token

@@ -1,8 +1,9 @@
-"""Request bodies, read as grpc-gateway reads them, and answers, written as it writes them.
+"""Reads request bodies and writes responses, both in the way of grpc-gateway.
 
-A field may be spelt in snake_case or camelCase; fields that nobody knows are left out; 64-bit integers may be text.
-Answers leave out whatever is empty or zero, hold 64-bit integers as text, and times as RFC 3339 in UTC with whole
-seconds. A time that has not come yet is 1970-01-01T00:00:00Z: the real server says so, too.
+In a request, a field name may be in snake_case or camelCase. Unknown fields are ignored. 64-bit integers may be text.
+
+In a response, empty and zero fields are left out. 64-bit integers are text. Times are in RFC 3339 and UTC, with whole
+seconds. A time that is not known yet is 1970-01-01T00:00:00Z, as in the real server.
 """
 
 import math
@@ -12,13 +13,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Strict
 from pydantic.alias_generators import to_camel
 
-from workshop.sandbox.pipelines_api.listing import Page, is_whole
+from workshop.sandbox.pipelines_api.listing import Page, is_valid_unicode
 from workshop.sandbox.pipelines_api.tables import Experiment, Pipeline, PipelineVersion, RecurringRun, Run, TaskRecord
 
-LONGEST_NAME = 255  # columns of the server's database
-DEEPEST = 100  # lists and objects in each other; no answer could be written of what is much deeper
-LARGEST_NUMBER = 10**300  # protocol buffers hold numbers as doubles
-LAST_MOMENT = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
+MAX_NAME = 255  # the length of the columns in the real server's database
+MAX_DEPTH = 100  # levels of lists and objects; the JSON writer fails on documents that are much deeper
+LARGEST_NUMBER = 10**300  # protocol buffers store numbers as doubles
+MAX_TIME = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
 
 
 def _number(value: Any) -> Any:
@@ -30,19 +31,19 @@ def _number(value: Any) -> Any:
 
 
 def _without_surrogates(value: str) -> str:
-    if not is_whole(value):
-        raise ValueError("holds half of a character (a lone surrogate)")
+    if not is_valid_unicode(value):
+        raise ValueError("contains half of a character (a lone surrogate)")
     return value
 
 
 def _storable(value: Any, depth: int = 0) -> Any:
-    """Refuse what cannot be kept and shown again: NaN, infinity, text that is no UTF-8, nesting without end."""
-    if depth > DEEPEST:
-        raise ValueError(f"is nested deeper than {DEEPEST} levels")
+    """Refuse values that cannot be stored and returned: NaN, infinity, invalid Unicode, deep nesting."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
     if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-        raise ValueError("must not be as large as that")
+        raise ValueError("is too large")
     if isinstance(value, str):
         _without_surrogates(value)
     inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -57,20 +58,20 @@ Json = Annotated[dict[str, Any], AfterValidator(_storable)]
 
 
 class Message(BaseModel):
-    """What every message of the contract has in common."""
+    """The settings that all messages of the contract share."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
 
 
 class ExperimentBody(Message):
-    """`V2beta1Experiment`, as it comes."""
+    """`V2beta1Experiment` in a request."""
 
     display_name: Text | None = None
     description: Text | None = None
 
 
 class PipelineBody(Message):
-    """`V2beta1Pipeline`, as it comes."""
+    """`V2beta1Pipeline` in a request."""
 
     name: Text | None = None
     display_name: Text | None = None
@@ -84,7 +85,7 @@ class UrlBody(Message):
 
 
 class PipelineVersionBody(Message):
-    """`V2beta1PipelineVersion`, as it comes."""
+    """`V2beta1PipelineVersion` in a request."""
 
     name: Text | None = None
     display_name: Text | None = None
@@ -115,7 +116,7 @@ class RuntimeConfig(Message):
 
 
 class Source(Message):
-    """What runs and recurring runs say of what to run."""
+    """The fields that runs and recurring runs share."""
 
     experiment_id: Text | None = None
     display_name: Text | None = None
@@ -127,7 +128,7 @@ class Source(Message):
 
 
 class RunBody(Source):
-    """`V2beta1Run`, as it comes."""
+    """`V2beta1Run` in a request."""
 
 
 class CronSchedule(Message):
@@ -154,7 +155,7 @@ class Trigger(Message):
 
 
 class RecurringRunBody(Source):
-    """`V2beta1RecurringRun`, as it comes."""
+    """`V2beta1RecurringRun` in a request."""
 
     max_concurrency: Integer | None = None
     trigger: Trigger | None = None
@@ -163,13 +164,17 @@ class RecurringRunBody(Source):
 
 
 def time(seconds: float) -> str:
-    """Write seconds since the epoch as the contract does."""
-    return datetime.fromtimestamp(int(min(max(seconds, 0), LAST_MOMENT)), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Return a time in the format of the contract.
+
+    Args:
+        seconds: seconds since the epoch.
+    """
+    return datetime.fromtimestamp(int(min(max(seconds, 0), MAX_TIME)), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def experiment(row: Experiment) -> dict:
     """Return a `V2beta1Experiment`."""
-    return _filled(
+    return _without_empty(
         experiment_id=row.experiment_id,
         display_name=row.display_name,
         description=row.description,
@@ -181,7 +186,7 @@ def experiment(row: Experiment) -> dict:
 
 def pipeline(row: Pipeline) -> dict:
     """Return a `V2beta1Pipeline`."""
-    return _filled(
+    return _without_empty(
         pipeline_id=row.pipeline_id,
         name=row.name,
         display_name=row.display_name,
@@ -192,14 +197,14 @@ def pipeline(row: Pipeline) -> dict:
 
 def pipeline_version(row: PipelineVersion, document: dict) -> dict:
     """Return a `V2beta1PipelineVersion`."""
-    return _filled(
+    return _without_empty(
         pipeline_id=row.pipeline_id,
         pipeline_version_id=row.pipeline_version_id,
         name=row.name,
         display_name=row.display_name,
         description=row.description,
         created_at=time(row.created_at),
-        package_url=_filled(pipeline_url=row.package_url),
+        package_url=_without_empty(pipeline_url=row.package_url),
         code_source_url=row.code_source_url,
         pipeline_spec=document,
     )
@@ -210,14 +215,14 @@ def run(row: Run, tasks: list[TaskRecord], document: dict | None) -> dict:
 
     Args:
         row: the run.
-        tasks: its tasks, in the order in which they were made.
-        document: what it executes, where the run itself holds it.
+        tasks: its tasks, in the order of creation.
+        document: its pipeline, if the request that created the run contained the pipeline; None otherwise.
     """
     below: dict[str, list[TaskRecord]] = {}
     for task in tasks:
         below.setdefault(task.parent_id, []).append(task)
-    details = _filled(task_details=[task_detail(task, below.get(task.task_id, [task])) for task in tasks])
-    return _filled(
+    details = _without_empty(task_details=[task_detail(task, below.get(task.task_id, [task])) for task in tasks])
+    return _without_empty(
         experiment_id=row.experiment_id,
         run_id=row.run_id,
         display_name=row.display_name,
@@ -226,7 +231,7 @@ def run(row: Run, tasks: list[TaskRecord], document: dict | None) -> dict:
         service_account=row.service_account,
         recurring_run_id=row.recurring_run_id,
         **_source(row, document),
-        runtime_config=_filled(parameters=row.parameters, pipeline_root=row.pipeline_root),
+        runtime_config=_without_empty(parameters=row.parameters, pipeline_root=row.pipeline_root),
         created_at=time(row.created_at),
         scheduled_at=time(row.scheduled_at),
         finished_at=time(row.finished_at),
@@ -242,9 +247,9 @@ def task_detail(task: TaskRecord, below: list[TaskRecord]) -> dict:
 
     Args:
         task: the task.
-        below: the tasks that it holds; itself, if it holds none.
+        below: the tasks that it contains; the task itself if it contains none.
     """
-    return _filled(
+    return _without_empty(
         run_id=task.run_id,
         task_id=task.task_id,
         display_name=task.name,
@@ -260,13 +265,13 @@ def task_detail(task: TaskRecord, below: list[TaskRecord]) -> dict:
 
 
 def pod_name(task: TaskRecord) -> str:
-    """Return what stands for the name of a task's pod: by it, its log is found."""
+    """Return the name that replaces a task's pod name. The log endpoint accepts it."""
     readable = "".join(letter if letter.isalnum() else "-" for letter in task.name.lower())
     return f"{readable[:40].strip('-')}-{task.task_id[:8]}"
 
 
 def task_record(task: TaskRecord) -> dict:
-    """Return all that is known of a task; this is not part of the contract."""
+    """Return the whole record of a task. This message is not part of the contract."""
     return {
         "task_id": task.task_id,
         "node_id": pod_name(task),
@@ -289,12 +294,12 @@ def task_record(task: TaskRecord) -> dict:
 
 def recurring_run(row: RecurringRun, document: dict | None) -> dict:
     """Return a `V2beta1RecurringRun`."""
-    return _filled(
+    return _without_empty(
         recurring_run_id=row.recurring_run_id,
         display_name=row.display_name,
         description=row.description,
         **_source(row, document),
-        runtime_config=_filled(parameters=row.parameters, pipeline_root=row.pipeline_root),
+        runtime_config=_without_empty(parameters=row.parameters, pipeline_root=row.pipeline_root),
         service_account=row.service_account,
         max_concurrency=str(row.max_concurrency),
         trigger=row.trigger,
@@ -308,15 +313,16 @@ def recurring_run(row: RecurringRun, document: dict | None) -> dict:
 
 
 def trigger(body: Trigger) -> dict:
-    """Return a `V2beta1Trigger`, as it is kept and shown."""
+    """Return a `V2beta1Trigger`, for the database and for responses."""
     if body.cron_schedule:
-        return {"cron_schedule": _filled(cron=body.cron_schedule.cron, **_span(body.cron_schedule))}
+        return {"cron_schedule": _without_empty(cron=body.cron_schedule.cron, **_span(body.cron_schedule))}
     schedule = body.periodic_schedule
-    return {"periodic_schedule": _filled(interval_second=str(schedule.interval_second), **_span(schedule))}
+    assert schedule is not None
+    return {"periodic_schedule": _without_empty(interval_second=str(schedule.interval_second), **_span(schedule))}
 
 
 def _by_name(values: dict) -> dict:
-    """Put parameters and artifacts in the order of their names: a compiled pipeline keeps none."""
+    """Sort parameters and artifacts by name: a compiled pipeline does not keep their order."""
     return {kind: dict(sorted(values.get(kind, {}).items())) for kind in ("parameters", "artifacts")}
 
 
@@ -328,32 +334,32 @@ def _span(schedule: CronSchedule | PeriodicSchedule) -> dict:
 def _source(row: Run | RecurringRun, document: dict | None) -> dict:
     if document is not None:
         return {"pipeline_spec": document}
-    reference = _filled(pipeline_id=row.pipeline_id, pipeline_version_id=row.pipeline_version_id)
+    reference = _without_empty(pipeline_id=row.pipeline_id, pipeline_version_id=row.pipeline_version_id)
     return {"pipeline_version_reference": reference}
 
 
 def _history(history: list[dict]) -> list[dict]:
     return [
-        _filled(update_time=time(entry["at"]), state=entry["state"], error=_status(entry.get("error", "")))
+        _without_empty(update_time=time(entry["at"]), state=entry["state"], error=_status(entry.get("error", "")))
         for entry in history
     ]
 
 
 def _status(message: str) -> dict:
-    """Return a `GooglerpcStatus`; code 2, UNKNOWN, is what gRPC has for an error of the user's program."""
+    """Return a `GooglerpcStatus`. Code 2, UNKNOWN, is the gRPC code for an error in the user's program."""
     return {"code": 2, "message": message} if message else {}
 
 
-def _filled(**fields: Any) -> dict:
+def _without_empty(**fields: Any) -> dict:
     return {name: value for name, value in fields.items() if value not in ("", None, [], {}, False)}
 
 
-def page(field: str, page: Page, items: list[dict]) -> dict:
-    """Return a list's answer.
+def page(field: str, rows: Page, items: list[dict]) -> dict:
+    """Return the response of a list request.
 
     Args:
-        field: what the list is called.
-        page: where the items are from.
-        items: what is on the page.
+        field: the name of the list.
+        rows: the page of the database.
+        items: the messages of the page.
     """
-    return _filled(**{field: items}, total_size=page.total_size, next_page_token=page.next_page_token)
+    return _without_empty(**{field: items}, total_size=rows.total_size, next_page_token=rows.next_page_token)

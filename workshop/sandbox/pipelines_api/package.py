@@ -1,4 +1,4 @@
-"""Compiled pipelines: what is accepted as one, and which arguments fit it."""
+"""Checks compiled pipelines and their arguments."""
 
 import json
 import re
@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 
 from workshop.sandbox.pipelines_api.errors import ApiError, invalid
-from workshop.sandbox.pipelines_api.listing import is_whole
-from workshop.sandbox.pipelines_api.messages import DEEPEST, LARGEST_NUMBER
+from workshop.sandbox.pipelines_api.listing import is_valid_unicode
+from workshop.sandbox.pipelines_api.messages import LARGEST_NUMBER, MAX_DEPTH
 
-LARGEST_BYTES = 32 << 20  # `common.MaxFileLength` of the server
-MOST_NODES = 500_000  # values in a package, repeated ones counted each time: YAML can repeat without end
+MAX_BYTES = 32 << 20  # `common.MaxFileLength` of the server
+MAX_NODES = 500_000  # values in a package; a value that YAML repeats by an anchor counts each time
 SCHEMA_VERSION = "2.1.0"
 # `ValidatePipelineName` of the server.
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
@@ -33,8 +33,8 @@ class Package:
     """A compiled pipeline.
 
     Attributes:
-        spec: the `PipelineSpec`, with the names of its JSON form.
-        platform: the `PlatformSpec`; empty when the file holds none.
+        spec: the `PipelineSpec` as a dictionary with the names of its JSON form.
+        platform: the `PlatformSpec` in the same form; empty if the file contains none.
     """
 
     spec: dict[str, Any]
@@ -42,44 +42,49 @@ class Package:
 
     @property
     def name(self) -> str:
-        return self.spec["pipelineInfo"]["name"]
+        """The name of the pipeline."""
+        return str(self.spec["pipelineInfo"]["name"])
 
     @property
     def document(self) -> dict[str, Any]:
-        """The form in which the API shows it: the spec alone, or both specs by name."""
+        """The pipeline in the form of the API: the spec alone, or both specs by name."""
         if not self.platform:
             return self.spec
         return {"pipeline_spec": self.spec, "platform_spec": self.platform}
 
 
 def read_file(content: bytes, name: str) -> Package:
-    """Read an uploaded file, YAML or JSON.
+    """Read an uploaded YAML or JSON file.
 
     Args:
         content: the file.
-        name: what it is called in messages.
+        name: its name, for error messages.
 
     Raises:
-        ApiError: it is not a compiled pipeline; the message says what it is instead.
+        ApiError: the file is not a compiled pipeline. The message says why.
     """
     if not content.strip():
         raise invalid(f"{name} is empty. {NOT_A_PACKAGE}")
-    if len(content) > LARGEST_BYTES:
-        raise invalid(f"{name} has {len(content):,} bytes; {LARGEST_BYTES:,} is the most. {NOT_A_PACKAGE}")
+    if len(content) > MAX_BYTES:
+        raise invalid(f"{name} has {len(content):,} bytes; the limit is {MAX_BYTES:,}. {NOT_A_PACKAGE}")
     if content.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b")):
-        raise invalid(f"{name} is an archive, not a compiled pipeline. {NOT_A_PACKAGE} Do not pack it.")
+        raise invalid(f"{name} is an archive, not a compiled pipeline. {NOT_A_PACKAGE} Do not compress it.")
     documents = _documents(content, name)
     if not 1 <= len(documents) <= 2:
-        raise invalid(f"{name} holds {len(documents)} YAML documents; a compiled pipeline has one or two.")
+        raise invalid(f"{name} contains {len(documents)} YAML documents; a compiled pipeline has one or two.")
     platform = documents[1] if len(documents) == 2 else {}
     return _checked(documents[0], platform or {}, name)
 
 
 def read_document(document: Mapping[str, Any], name: str = "pipeline_spec") -> Package:
-    """Read a compiled pipeline from a request, in the form in which the API shows it.
+    """Read a compiled pipeline from a request.
+
+    Args:
+        document: the pipeline in the form of `Package.document`.
+        name: its name, for error messages.
 
     Raises:
-        ApiError: it is not a compiled pipeline.
+        ApiError: the document is not a compiled pipeline.
     """
     spec = document.get("pipeline_spec", document.get("pipelineSpec"))
     if spec is None:
@@ -87,29 +92,45 @@ def read_document(document: Mapping[str, Any], name: str = "pipeline_spec") -> P
     return _checked(spec, document.get("platform_spec", document.get("platformSpec")) or {}, name)
 
 
+def from_database(document: Mapping[str, Any]) -> Package:
+    """Return a pipeline that the database contains.
+
+    The database contains only pipelines that `read_file` or `read_document` has checked, so this function does not
+    check the pipeline again.
+
+    Args:
+        document: the pipeline in the form of `Package.document`.
+    """
+    if "pipeline_spec" in document:
+        return Package(document["pipeline_spec"], document["platform_spec"])
+    return Package(dict(document), {})
+
+
 def check_arguments(spec: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """Check arguments against a pipeline's inputs.
+    """Check arguments against the inputs of a pipeline.
 
     Args:
         spec: the pipeline.
-        given: arguments by name.
+        given: the arguments by name.
 
     Returns:
         Warnings, one sentence each.
 
     Raises:
-        ApiError: an argument is unknown, missing, or of another type; the message names all of them.
+        ApiError: an argument is unknown or missing, or has the wrong type. The message names all such arguments.
     """
     definitions = spec["root"].get("inputDefinitions", {})
     inputs = definitions.get("parameters", {})
     problems = [*_unknown(inputs, given), *_missing(inputs, given), *_mistyped(inputs, given)]
     problems += [
-        f"the input artifact {name!r} cannot be given to a run: import it in the pipeline with dsl.importer"
+        f"the input artifact {name!r} cannot be an argument of a run: import it in the pipeline with dsl.importer"
         for name, artifact in definitions.get("artifacts", {}).items()
         if not artifact.get("isOptional")
     ]
     if problems:
-        raise invalid(f"the arguments do not fit the pipeline {spec['pipelineInfo']['name']!r}: {'; '.join(problems)}.")
+        raise invalid(
+            f"the arguments do not match the pipeline {spec['pipelineInfo']['name']!r}: {'; '.join(problems)}."
+        )
     return [_quoted(name, value) for name, value in given.items() if _is_quoted(value)]
 
 
@@ -156,8 +177,8 @@ def _is_quoted(value: Any) -> bool:
 
 def _quoted(name: str, value: str) -> str:
     return (
-        f"The parameter {name!r} is {value}, with its quotes: they are part of the value. "
-        f"If you mean {value[1:-1]}, start the run again without them."
+        f"The parameter {name!r} is {value}, including the quotes: they are part of the value. "
+        f"If you mean {value[1:-1]}, start the run again without the quotes."
     )
 
 
@@ -168,7 +189,7 @@ def _documents(content: bytes, name: str) -> list[Any]:
         raise invalid(f"{name} is not text in UTF-8 ({error.reason} at byte {error.start}). {NOT_A_PACKAGE}") from None
     try:
         if text.lstrip().startswith("{"):
-            return [json.loads(text, parse_constant=_no_number)]
+            return [json.loads(text, parse_constant=_reject_constant)]
         _measure_events(text, name)
         return [one for one in yaml.load_all(text, Loader=_Loader) if one is not None]
     except (yaml.YAMLError, ValueError) as error:
@@ -179,19 +200,19 @@ def _documents(content: bytes, name: str) -> list[Any]:
 
 
 def _measure_events(text: str, name: str) -> None:
-    """Refuse what is nested so deeply that putting it together would end the process."""
+    """Refuse documents that are nested so deeply that their construction would crash the process."""
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-        if depth > DEEPEST or count > MOST_NODES:
+        if depth > MAX_DEPTH or count > MAX_NODES:
             raise _too_large(name)
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """Reads what kfp writes: text that looks like a date stays text."""
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the C loader is optional
+    """Reads the YAML that kfp writes: text that looks like a date stays text."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -200,16 +221,16 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _no_number(text: str):
+def _reject_constant(text: str) -> float:
     raise ValueError(f"{text} is not a number in JSON")
 
 
 def _checked(spec: Any, platform: Any, name: str) -> Package:
     if not isinstance(spec, dict) or not isinstance(platform, dict):
-        raise invalid(f"{name} holds no compiled pipeline. {NOT_A_PACKAGE}")
+        raise invalid(f"{name} contains no compiled pipeline. {NOT_A_PACKAGE}")
     _measure(spec, name)
     _measure(platform, name)
-    _refuse_what_only_looks_alike(spec, name)
+    _refuse_other_kinds(spec, name)
     parsed_spec, parsed_platform = _parsed(spec, platform, name)
     version = parsed_spec.get("schemaVersion", "")
     if version != SCHEMA_VERSION:
@@ -221,7 +242,7 @@ def _checked(spec: Any, platform: Any, name: str) -> Package:
     return Package(parsed_spec, parsed_platform)
 
 
-def _refuse_what_only_looks_alike(spec: dict, name: str) -> None:
+def _refuse_other_kinds(spec: dict, name: str) -> None:
     if str(spec.get("apiVersion", "")).startswith("argoproj.io"):
         raise invalid(
             f"{name} is a pipeline of version 1 (an Argo Workflow, compiled by kfp 1.x). "
@@ -234,17 +255,17 @@ def _refuse_what_only_looks_alike(spec: dict, name: str) -> None:
 
 
 def _measure(document: dict, name: str) -> None:
-    """Refuse what grows without end when it is written out, as YAML's anchors allow."""
+    """Refuse documents that become too large when they are written out, as YAML anchors allow."""
     count, stack = 0, [(document, 0)]
     while stack:
         value, depth = stack.pop()
         count += 1
-        if count > MOST_NODES or depth > DEEPEST:
+        if count > MAX_NODES or depth > MAX_DEPTH:
             raise _too_large(name)
-        if isinstance(value, str) and not is_whole(value):
-            raise invalid(f"{name} holds half of a character (a lone surrogate): {value[:40]!r}")
+        if isinstance(value, str) and not is_valid_unicode(value):
+            raise invalid(f"{name} contains half of a character (a lone surrogate): {value[:40]!r}")
         if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-            raise invalid(f"{name} holds a number that is too large: {str(value)[:20]}...")
+            raise invalid(f"{name} contains a number that is too large: {str(value)[:20]}...")
         inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
         stack.extend((one, depth + 1) for one in inside)
 
@@ -254,7 +275,7 @@ def _too_large(name: str) -> ApiError:
 
 
 def _parsed(spec: dict, platform: dict, name: str) -> tuple[dict, dict]:
-    """Read both through the protocol buffers of kfp, as the server does: an unknown field is refused by its name."""
+    """Parse both with the protocol buffers of kfp, like the real server. An unknown field is refused by its name."""
     from google.protobuf import json_format
     from kfp.pipeline_spec import pipeline_spec_pb2
 
@@ -281,13 +302,11 @@ def _check_structure(spec: dict, name: str) -> None:
     for task_name, task in _tasks(spec):
         component = task.get("componentRef", {}).get("name", "")
         if component not in components:
-            raise invalid(f"{name} is damaged: the task {task_name!r} needs the component {component!r}, not in it")
+            raise invalid(f"{name} is incomplete: it lacks the component {component!r} of the task {task_name!r}")
     for component_name, component in components.items():
         label = component.get("executorLabel")
         if label is not None and label not in executors:
-            raise invalid(
-                f"{name} is damaged: the component {component_name!r} needs the executor {label!r}, not in it"
-            )
+            raise invalid(f"{name} is incomplete: it lacks the executor {label!r} of the component {component_name!r}")
 
 
 def _tasks(spec: dict) -> Iterator[tuple[str, dict]]:

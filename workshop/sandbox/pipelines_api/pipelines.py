@@ -4,17 +4,18 @@ from time import monotonic
 from time import time as now
 from uuid import uuid4
 
+import requests
 from fastapi import APIRouter, Request
-from sqlmodel import Session, func, select
+from sqlmodel import Session, col, func, select
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from workshop.sandbox.pipelines_api import messages
 from workshop.sandbox.pipelines_api.errors import exists, invalid, not_found
 from workshop.sandbox.pipelines_api.listing import list_page
-from workshop.sandbox.pipelines_api.package import LARGEST_BYTES, NOT_A_PACKAGE, Package, read_file
-from workshop.sandbox.pipelines_api.queries import ListQuery, find, named
-from workshop.sandbox.pipelines_api.tables import Pipeline, PipelineVersion, Store, keep_manifest, manifest
+from workshop.sandbox.pipelines_api.package import MAX_BYTES, NOT_A_PACKAGE, Package, read_file
+from workshop.sandbox.pipelines_api.queries import ListQuery, checked_name, find
+from workshop.sandbox.pipelines_api.tables import Pipeline, PipelineVersion, Store, manifest, store_manifest
 
 DOWNLOAD_WITHIN_SECONDS = 20
 FIELDS = {
@@ -36,10 +37,10 @@ VERSION_FIELDS = {
 
 
 def find_version(session: Session, pipeline_id: str, version_id: str) -> PipelineVersion:
-    """Return a version of a pipeline, the latest one when `version_id` is empty.
+    """Return a version of a pipeline; the latest version if `version_id` is empty.
 
     Raises:
-        ApiError: the pipeline is not there, has no such version, or none at all.
+        ApiError: the pipeline does not exist, or it does not have the version or any version.
     """
     if pipeline_id:
         find(session, Pipeline, pipeline_id)
@@ -48,7 +49,7 @@ def find_version(session: Session, pipeline_id: str, version_id: str) -> Pipelin
         wanted = wanted.where(PipelineVersion.pipeline_version_id == version_id)
     if pipeline_id:
         wanted = wanted.where(PipelineVersion.pipeline_id == pipeline_id)
-    found = session.exec(wanted.order_by(PipelineVersion.sequence.desc())).first()
+    found = session.exec(wanted.order_by(col(PipelineVersion.sequence).desc())).first()
     if found is None:
         raise not_found("PipelineVersion", version_id or f"of the pipeline {pipeline_id}")
     return found
@@ -77,15 +78,15 @@ def router(store: Store) -> APIRouter:
         body.pipeline.name = body.pipeline.name or body.pipeline_version.name or package.name
         body.pipeline_version.name = body.pipeline_version.name or body.pipeline.name
         with store.writing() as session:
-            made = _add(session, body.pipeline)
-            _add_version(session, made, body.pipeline_version, package, url)
-        return messages.pipeline(made)
+            created = _add(session, body.pipeline)
+            _add_version(session, created, body.pipeline_version, package, url)
+        return messages.pipeline(created)
 
     @routes.post("/upload")
     async def upload_pipeline(request: Request, name: str = "", display_name: str = "", description: str = "") -> dict:
-        """Make a pipeline and its first version, which has the same name."""
+        """Create a pipeline and its first version. Both have the same name."""
         content, filename = await _uploaded(request)
-        return await run_in_threadpool(_upload, store, content, filename, (name, display_name, description))
+        return await run_in_threadpool(_create_from_file, store, content, filename, (name, display_name, description))
 
     @routes.post("/upload_version")
     async def upload_pipeline_version(
@@ -94,7 +95,7 @@ def router(store: Store) -> APIRouter:
         """Add a version to a pipeline."""
         content, filename = await _uploaded(request)
         texts = (name, display_name, description)
-        return await run_in_threadpool(_upload_version, store, content, filename, pipelineid, texts)
+        return await run_in_threadpool(_create_version_from_file, store, content, filename, pipelineid, texts)
 
     @routes.get("/names/{name:path}")
     def get_pipeline_by_name(name: str) -> dict:
@@ -111,11 +112,11 @@ def router(store: Store) -> APIRouter:
 
     @routes.delete("/{pipeline_id}")
     def delete_pipeline(pipeline_id: str, cascade: bool = False) -> dict:
-        """Delete a pipeline; one that has versions only when told so by `cascade`. Runs of it stay."""
+        """Delete a pipeline. It may have versions only if `cascade` is set. Runs stay."""
         with store.writing() as session:
             found = find(session, Pipeline, pipeline_id)
-            of_it = select(func.count()).select_from(PipelineVersion).where(PipelineVersion.pipeline_id == pipeline_id)
-            if (versions := session.exec(of_it).one()) and not cascade:
+            count = select(func.count()).select_from(PipelineVersion).where(PipelineVersion.pipeline_id == pipeline_id)
+            if (versions := session.exec(count).one()) and not cascade:
                 raise invalid(
                     f"Failed to delete pipeline with id {pipeline_id} as it has existing pipeline versions "
                     f"({versions}). Set cascade=true to delete all versions"
@@ -127,8 +128,8 @@ def router(store: Store) -> APIRouter:
     def list_pipeline_versions(pipeline_id: str, query: ListQuery) -> dict:
         with store.reading() as session:
             find(session, Pipeline, pipeline_id)
-            of_it = PipelineVersion.pipeline_id == pipeline_id
-            page = list_page(session, PipelineVersion, VERSION_FIELDS, query, of_it)
+            of_pipeline = col(PipelineVersion.pipeline_id) == pipeline_id
+            page = list_page(session, PipelineVersion, VERSION_FIELDS, query, of_pipeline)
             items = [messages.pipeline_version(row, manifest(session, row.manifest)) for row in page.rows]
             return messages.page("pipeline_versions", page, items)
 
@@ -136,8 +137,8 @@ def router(store: Store) -> APIRouter:
     def create_pipeline_version(pipeline_id: str, body: messages.PipelineVersionBody) -> dict:
         package, url = _download(body)
         with store.writing() as session:
-            made = _add_version(session, find(session, Pipeline, pipeline_id), body, package, url)
-        return messages.pipeline_version(made, package.document)
+            created = _add_version(session, find(session, Pipeline, pipeline_id), body, package, url)
+        return messages.pipeline_version(created, package.document)
 
     @routes.get("/{pipeline_id}/versions/{pipeline_version_id}")
     def get_pipeline_version(pipeline_id: str, pipeline_version_id: str) -> dict:
@@ -147,7 +148,7 @@ def router(store: Store) -> APIRouter:
 
     @routes.delete("/{pipeline_id}/versions/{pipeline_version_id}")
     def delete_pipeline_version(pipeline_id: str, pipeline_version_id: str) -> dict:
-        """Delete a version. Runs that were started from it stay, and can be retried."""
+        """Delete a version. Its runs stay and can be retried."""
         with store.writing() as session:
             session.delete(find_version(session, pipeline_id, pipeline_version_id))
         return {}
@@ -156,107 +157,109 @@ def router(store: Store) -> APIRouter:
 
 
 def _add(session: Session, body: messages.PipelineBody) -> Pipeline:
-    name = named(body.name or body.display_name, "pipeline's name cannot be empty")
+    name = checked_name(body.name or body.display_name, "pipeline's name cannot be empty")
     if session.exec(select(Pipeline).where(Pipeline.name == name)).first():
         raise exists(
             f"Failed to create a new pipeline. The name {name} already exists. Please specify a new name, "
             "or upload a new version of that pipeline"
         )
-    made = Pipeline(
+    created = Pipeline(
         pipeline_id=str(uuid4()),
         name=name,
-        display_name=named(body.display_name or name, ""),
+        display_name=checked_name(body.display_name or name, ""),
         description=body.description or "",
         created_at=int(now()),
     )
-    session.add(made)
+    session.add(created)
     session.flush()
-    return made
+    return created
 
 
 def _add_version(
     session: Session, pipeline: Pipeline, body: messages.PipelineVersionBody, package: Package, url: str = ""
 ) -> PipelineVersion:
-    name = named(body.name or body.display_name or pipeline.name, "")
+    name = checked_name(body.name or body.display_name or pipeline.name, "")
     same = (PipelineVersion.pipeline_id == pipeline.pipeline_id, PipelineVersion.name == name)
     if session.exec(select(PipelineVersion).where(*same)).first():
         raise exists(
             f"Failed to create a new pipeline version. The name {name} already exists in the pipeline "
             f"{pipeline.name}. Please specify a new name"
         )
-    made = PipelineVersion(
+    created = PipelineVersion(
         pipeline_version_id=str(uuid4()),
         pipeline_id=pipeline.pipeline_id,
         name=name,
-        display_name=named(body.display_name or name, ""),
+        display_name=checked_name(body.display_name or name, ""),
         description=body.description or "",
         code_source_url=body.code_source_url or "",
         package_url=url,
-        manifest=keep_manifest(session, package.document),
+        manifest=store_manifest(session, package.document),
         created_at=int(now()),
     )
-    session.add(made)
+    session.add(created)
     session.flush()
-    return made
+    return created
 
 
-def _upload(store: Store, content: bytes, filename: str, texts: tuple[str, str, str]) -> dict:
+def _create_from_file(store: Store, content: bytes, filename: str, texts: tuple[str, str, str]) -> dict:
     name, display_name, description = texts
     package = read_file(content, filename)
     name = name or display_name or package.name
-    body = {"name": name, "display_name": display_name or name, "description": description}
+    body = messages.PipelineVersionBody(name=name, display_name=display_name or name, description=description)
     with store.writing() as session:
-        made = _add(session, messages.PipelineBody(**body))
-        _add_version(session, made, messages.PipelineVersionBody(**body), package)
-    return messages.pipeline(made)
+        created = _add(
+            session, messages.PipelineBody(**body.model_dump(include={"name", "display_name", "description"}))
+        )
+        _add_version(session, created, body, package)
+    return messages.pipeline(created)
 
 
-def _upload_version(store: Store, content: bytes, filename: str, pipeline_id: str, texts: tuple[str, str, str]) -> dict:
+def _create_version_from_file(
+    store: Store, content: bytes, filename: str, pipeline_id: str, texts: tuple[str, str, str]
+) -> dict:
     if not pipeline_id:
-        raise invalid("pipelineid is missing: which pipeline is this a version of?")
+        raise invalid("the query parameter pipelineid is missing; it must name the pipeline of the new version")
     package = read_file(content, filename)
     name, display_name, description = texts
     name = name or display_name or filename
     body = messages.PipelineVersionBody(name=name, display_name=display_name, description=description)
     with store.writing() as session:
-        made = _add_version(session, find(session, Pipeline, pipeline_id), body, package)
-    return messages.pipeline_version(made, package.document)
+        created = _add_version(session, find(session, Pipeline, pipeline_id), body, package)
+    return messages.pipeline_version(created, package.document)
 
 
 async def _uploaded(request: Request) -> tuple[bytes, str]:
-    """Return the file of a multipart request, and its name."""
+    """Return the content and the name of the file in a multipart request."""
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise invalid("an upload must be multipart/form-data, with the file in the field uploadfile")
     async with request.form(max_files=1, max_fields=10) as form:
         file = form.get("uploadfile")
         if not isinstance(file, UploadFile):
-            raise invalid(f"the field uploadfile, which holds the pipeline, is missing. {NOT_A_PACKAGE}")
+            raise invalid(f"the field uploadfile with the pipeline is missing. {NOT_A_PACKAGE}")
         return await file.read(), file.filename or "the file"
 
 
 def _download(body: messages.PipelineVersionBody) -> tuple[Package, str]:
-    """Fetch the package that a version's `package_url` names."""
-    import requests
-
+    """Download the package from the `package_url` of a version."""
     url = (body.package_url and body.package_url.pipeline_url) or ""
     if not url.startswith(("http://", "https://")):
         raise invalid(f"package_url.pipeline_url must be an http or https address of a compiled pipeline, not {url!r}")
     try:
-        with requests.get(url, stream=True, timeout=DOWNLOAD_WITHIN_SECONDS) as answer:
-            answer.raise_for_status()
-            content = _within_bounds(answer)
+        with requests.get(url, stream=True, timeout=DOWNLOAD_WITHIN_SECONDS) as response:
+            response.raise_for_status()
+            content = _read_limited(response)
     except (requests.RequestException, OSError, ValueError) as error:
         raise invalid(f"the pipeline cannot be downloaded from {url}: {error}") from None
     return read_file(content, url), url
 
 
-def _within_bounds(answer) -> bytes:
-    """Read an answer; give up where it is longer than a package may be, or takes too long."""
+def _read_limited(response: requests.Response) -> bytes:
+    """Read a response. Stop after the size limit of a package; raise OSError after the time limit."""
     deadline, content = monotonic() + DOWNLOAD_WITHIN_SECONDS, b""
-    for piece in answer.iter_content(1 << 16):
-        content += piece
-        if len(content) > LARGEST_BYTES:
+    for chunk in response.iter_content(1 << 16):
+        content += chunk
+        if len(content) > MAX_BYTES:
             break
         if monotonic() > deadline:
-            raise OSError(f"it takes longer than {DOWNLOAD_WITHIN_SECONDS} s")
+            raise OSError(f"the download takes longer than {DOWNLOAD_WITHIN_SECONDS} s")
     return content

@@ -1,13 +1,14 @@
-"""What several services take from a request."""
+"""Helpers for requests that several services share."""
 
 from typing import Annotated, TypeVar
 
 from fastapi import Depends
-from sqlmodel import Session, SQLModel, select
+from sqlalchemy import ColumnElement
+from sqlmodel import Session, SQLModel, col, select
 
 from workshop.sandbox.pipelines_api.errors import invalid, not_found
 from workshop.sandbox.pipelines_api.listing import Query
-from workshop.sandbox.pipelines_api.messages import LONGEST_NAME
+from workshop.sandbox.pipelines_api.messages import MAX_NAME
 from workshop.sandbox.pipelines_api.tables import Experiment, Pipeline, RecurringRun, Run
 
 Row = TypeVar("Row", bound=SQLModel)
@@ -20,15 +21,15 @@ IDENTIFIERS = {
 
 
 def find(session: Session, table: type[Row], identifier: str) -> Row:
-    """Return the row of a table that has an id.
+    """Return the row with an id.
 
     Args:
-        session: to read with.
-        table: one of `IDENTIFIERS`.
+        session: a session.
+        table: a table of `IDENTIFIERS`.
         identifier: the id.
 
     Raises:
-        ApiError: it is not there.
+        ApiError: there is no such row.
     """
     found = session.exec(select(table).where(IDENTIFIERS[table] == identifier)).first()
     if found is None:
@@ -36,21 +37,23 @@ def find(session: Session, table: type[Row], identifier: str) -> Row:
     return found
 
 
-def belonging_to(session: Session, table: type[Row], experiment_id: str) -> list:
-    """Return the conditions by which a list holds only what belongs to an experiment; none for an empty id.
+def experiment_condition(
+    session: Session, table: type[Run] | type[RecurringRun], experiment_id: str
+) -> list[ColumnElement[bool]]:
+    """Return the condition that limits a list to one experiment; an empty list if there is no limit.
 
     Args:
-        session: to read with.
+        session: a session.
         table: runs or recurring runs.
         experiment_id: the experiment, or "".
 
     Raises:
-        ApiError: the experiment is not there.
+        ApiError: the experiment does not exist.
     """
     if not experiment_id:
         return []
     find(session, Experiment, experiment_id)
-    return [table.experiment_id == experiment_id]
+    return [col(table.experiment_id) == experiment_id]
 
 
 def list_query(page_token: str = "", page_size: int = 0, sort_by: str = "", filter: str = "") -> Query:
@@ -61,14 +64,18 @@ def list_query(page_token: str = "", page_size: int = 0, sort_by: str = "", filt
 ListQuery = Annotated[Query, Depends(list_query)]
 
 
-def named(name: str | None, otherwise: str) -> str:
-    """Return a name that can be kept.
+def checked_name(name: str | None, if_empty: str) -> str:
+    """Check a name and return it.
+
+    Args:
+        name: the name.
+        if_empty: the message about an empty name.
 
     Raises:
-        ApiError: it is empty, with `otherwise` as message, or too long.
+        ApiError: the name is empty or too long.
     """
     if not name or name.isspace():
-        raise invalid(otherwise)
-    if len(name) > LONGEST_NAME:
-        raise invalid(f"the name {name[:40]!r}... has {len(name)} characters; {LONGEST_NAME} is the most")
+        raise invalid(if_empty)
+    if len(name) > MAX_NAME:
+        raise invalid(f"the name {name[:40]!r}... has {len(name)} characters; {MAX_NAME} is the limit")
     return name

@@ -1,8 +1,9 @@
-"""When a recurring run is due.
+"""Computes when a recurring run is due.
 
 Sources: the ScheduledWorkflow controller of kubeflow/pipelines (`backend/src/crd/pkg/.../scheduledworkflow`) for the
-rules, and https://pkg.go.dev/github.com/robfig/cron for its cron format: six fields, seconds first, of which the last
-may be missing; `?` is `*`; `@hourly` and the like, and `@every 1h30m`. Times are UTC.
+rules, and https://pkg.go.dev/github.com/robfig/cron for the cron format. An expression has six fields; the first is the
+seconds, and the last may be missing. `?` stands for `*`. `@hourly` and similar names are allowed, and `@every 1h30m`
+too. Times are in UTC.
 """
 
 import re
@@ -24,36 +25,36 @@ ALIASES = {
     "@hourly": "0 0 * * * *",
 }
 NEVER = float("inf")
-LONGEST_INTERVAL = 100 * 366 * 24 * 3600
+MAX_INTERVAL = 100 * 366 * 24 * 3600
 
 
 def cron_problem(cron: str) -> str:
-    """Say what is wrong with a cron expression; "" when nothing is."""
+    """Return what is wrong with a cron expression; "" if it is valid."""
     if cron.startswith("@every "):
         return "" if _every(cron) else "@every needs a duration like 1h30m"
     fields = ALIASES.get(cron, cron).split()
     if len(fields) not in (5, 6):
-        return f"it has {len(fields)} fields; it needs 6: second, minute, hour, day of month, month, day of week"
-    # croniter reads more than the server does: L, #, random values.
-    if strange := [field for field in fields if not FIELD.fullmatch(field)]:
-        return f"the server does not read {strange[0]!r}"
+        return f"it has {len(fields)} fields instead of 6: second, minute, hour, day of month, month, day of week"
+    # croniter accepts more than the real server: L, #, random values.
+    if unsupported := [field for field in fields if not FIELD.fullmatch(field)]:
+        return f"the server does not support {unsupported[0]!r}"
     if croniter.is_valid(_six_fields(cron), second_at_beginning=True):
         return ""
-    return "a field is not what cron reads; an example is `0 30 9 * * 1-5`, half past nine on weekdays"
+    return "a field is not valid; an example of a valid expression is `0 30 9 * * 1-5`, half past nine on weekdays"
 
 
 def next_moment(trigger: dict, last: float, created: float, now: float, catch_up: bool) -> float:
-    """Return the moment for which the next run is due, in seconds since the epoch.
+    """Return the scheduled time of the next run, in seconds since the epoch.
 
     Args:
-        trigger: a `V2beta1Trigger`, valid.
-        last: the moment for which the last run was made; 0 when there was none.
-        created: when the recurring run was made; it counts from there unless the trigger has a start.
-        now: the time.
-        catch_up: whether each missed moment has its run. If not, only the latest one has.
+        trigger: a valid `V2beta1Trigger`.
+        last: the scheduled time of the latest run; 0 if there was none.
+        created: the creation time of the recurring run. The schedule begins then, unless the trigger has a start time.
+        now: the current time.
+        catch_up: whether every missed time gets a run. Otherwise only the latest missed time gets one.
 
     Returns:
-        A moment, in the past when a run is overdue; infinity when there will be none.
+        The scheduled time; it is in the past if the run is overdue, and infinity if no run will follow.
     """
     schedule = trigger.get("cron_schedule") or trigger["periodic_schedule"]
     start = _seconds(schedule.get("start_time")) or created
@@ -69,21 +70,21 @@ def _following(trigger: dict, moment: float) -> float:
         return moment + interval
     try:
         cron = croniter(_six_fields(trigger["cron_schedule"]["cron"]), _utc(moment), second_at_beginning=True)
-        return cron.get_next(datetime).timestamp()
-    except (ValueError, OverflowError):  # the 30th of February, or the end of the calendar
+        return float(cron.get_next(datetime).timestamp())
+    except (ValueError, OverflowError):  # for example the 30th of February, or a year after the end of the calendar
         return NEVER
 
 
 def _latest(trigger: dict, moment: float, now: float) -> float:
-    """Return the last moment of a schedule that is not after now."""
+    """Return the latest time of a schedule that is not in the future."""
     if interval := _interval(trigger):
         return moment + (now - moment) // interval * interval
     cron = croniter(_six_fields(trigger["cron_schedule"]["cron"]), _utc(now + 1), second_at_beginning=True)
-    return cron.get_prev(datetime).timestamp()
+    return float(cron.get_prev(datetime).timestamp())
 
 
 def _interval(trigger: dict) -> int:
-    """Return the seconds between runs; 0 for a schedule that is not that regular."""
+    """Return the seconds between two runs; 0 if the schedule has no fixed interval."""
     if "periodic_schedule" in trigger:
         return int(trigger["periodic_schedule"]["interval_second"])
     cron = trigger["cron_schedule"]["cron"]
@@ -94,7 +95,7 @@ def _every(cron: str) -> int:
     found = DURATION.fullmatch(cron.removeprefix("@every ").strip())
     hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
     total = hours * 3600 + minutes * 60 + seconds
-    return total if total <= LONGEST_INTERVAL else 0
+    return total if total <= MAX_INTERVAL else 0
 
 
 def _six_fields(cron: str) -> str:

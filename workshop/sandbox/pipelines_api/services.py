@@ -1,4 +1,4 @@
-"""The small services: Healthz and Auth, and those that have no meaning on one machine."""
+"""The Healthz and Auth services, and the services that the sandbox does not support."""
 
 from typing import Literal
 
@@ -7,8 +7,8 @@ from fastapi import APIRouter
 from workshop.project import versions
 from workshop.sandbox.pipelines_api.errors import ApiError, Code, invalid
 
-RESOURCES = ("UNASSIGNED_RESOURCES", "VIEWERS")
-VERBS = ("UNASSIGNED_VERB", "CREATE", "GET", "DELETE")
+Resource = Literal["UNASSIGNED_RESOURCES", "VIEWERS"]
+Verb = Literal["UNASSIGNED_VERB", "CREATE", "GET", "DELETE"]
 
 
 def router() -> APIRouter:
@@ -18,7 +18,7 @@ def router() -> APIRouter:
     @routes.get("/healthz")
     def get_healthz() -> dict:
         return {
-            "commit_sha": "unknown",  # the server's own default, too
+            "commit_sha": "unknown",  # the default of the real server
             "tag_name": versions()["KUBEFLOW_PIPELINES_VERSION"],
             "multi_user": False,
             "pipeline_store": "database",
@@ -27,10 +27,10 @@ def router() -> APIRouter:
     @routes.get("/auth")
     def authorize(
         namespace: str = "",
-        resources: Literal[RESOURCES] = "UNASSIGNED_RESOURCES",
-        verb: Literal[VERBS] = "UNASSIGNED_VERB",
+        resources: Resource = "UNASSIGNED_RESOURCES",
+        verb: Verb = "UNASSIGNED_VERB",
     ) -> dict:
-        """Allow everything that is asked for properly, as an installation for one user does."""
+        """Allow every valid request, like an installation for a single user."""
         if not namespace:
             raise invalid("Namespace is empty. Please specify a valid namespace.")
         if resources == "UNASSIGNED_RESOURCES":
@@ -41,15 +41,15 @@ def router() -> APIRouter:
 
     @routes.post("/workflows")
     def report_workflow() -> dict:
-        raise _unsupported("ReportService.ReportWorkflow", "there is no Argo that would report workflows")
+        raise _unsupported("ReportService.ReportWorkflow", "it runs no Argo Workflows")
 
     @routes.post("/scheduledworkflows")
     def report_scheduled_workflow() -> dict:
-        raise _unsupported("ReportService.ReportScheduledWorkflow", "there is no controller that would report them")
+        raise _unsupported("ReportService.ReportScheduledWorkflow", "it runs no ScheduledWorkflow controller")
 
     @routes.post("/visualizations/{namespace}")
     def create_visualization(namespace: str) -> dict:
-        raise _unsupported("VisualizationService.CreateVisualizationV1", "there is no visualization server")
+        raise _unsupported("VisualizationService.CreateVisualizationV1", "it runs no visualization server")
 
     return routes
 

@@ -1,25 +1,67 @@
-"""How a run goes from state to state."""
+"""Changes the states of runs and of their tasks, and keeps their history."""
 
 from time import time as now
 
-from workshop.sandbox.pipelines_api.tables import Run
+from sqlmodel import Session, col, select
+
+from workshop.sandbox.pipelines_api.engine.contract import ENDED
+from workshop.sandbox.pipelines_api.tables import Run, TaskRecord
 
 STARTED = ("RUNNING", "CANCELING")
-ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+UNFINISHED_TASK = ("PENDING", "RUNNING")
+SERVER_ENDED = (
+    "The sandbox's Pipelines server ended while this run was executing. Retry the run: tasks that succeeded "
+    "are not run again."
+)
 
 
 def change(run: Run, state: str, message: str = "") -> None:
-    """Bring a run into a state, and note when in its history.
+    """Set the state of a run, and add the change to its history.
 
     Args:
         run: the run, in a session that writes.
         state: the new state, a name of `V2beta1RuntimeState`.
-        message: why, where it did not end well, or what to mind, where it has not ended.
+        message: why the run failed, or warnings for a run that has not ended.
     """
     moment = now()
     run.state = state
-    # A new list: a change inside the old one would not be noticed.
+    # A new list: SQLAlchemy does not notice changes inside of a list.
     run.state_history = [*run.state_history, {"at": moment, "state": state, "error": message}]
     if state in ENDED:
         run.finished_at = max(int(moment), run.created_at)
         run.error = message if state == "FAILED" else ""
+
+
+def close_tasks(session: Session, run_id: str, state: str, message: str) -> None:
+    """Set the state of all tasks of a run that have not ended.
+
+    Args:
+        session: a session that writes.
+        run_id: the run.
+        state: the new state.
+        message: why the tasks ended.
+    """
+    unfinished = select(TaskRecord).where(TaskRecord.run_id == run_id, col(TaskRecord.state).in_(UNFINISHED_TASK))
+    for task in session.exec(unfinished).all():
+        task.state, task.ended, task.error = state, now(), message
+        task.state_history = [*task.state_history, {"at": task.ended, "state": state, "error": message}]
+
+
+def close(session: Session, run: Run, reason: str) -> None:
+    """End a run whose worker process is gone, and its tasks.
+
+    Args:
+        session: a session that writes.
+        run: a run with a state of `STARTED`. A run in the state CANCELING becomes CANCELED.
+        reason: why a run that was not cancelled failed.
+    """
+    state, message = ("CANCELED", "") if run.state == "CANCELING" else ("FAILED", reason)
+    close_tasks(session, run.run_id, state, message)
+    change(run, state, message)
+
+
+def note_task_state(task: TaskRecord) -> None:
+    """Add the state of a task to its history if the state has changed."""
+    history = task.state_history or []
+    if not history or history[-1]["state"] != task.state:
+        task.state_history = [*history, {"at": now(), "state": task.state, "error": task.error}]

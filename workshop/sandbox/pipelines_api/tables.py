@@ -1,7 +1,7 @@
-"""What the sandbox's Pipelines API keeps, in one SQLite file.
+"""Defines the database of the sandbox's Pipelines API, one SQLite file.
 
-Server and workers open the file at the same time. It is in WAL mode: readers never wait for a writer, and what was
-committed is there after a `kill -9` of any process.
+The server and the workers open the file at the same time. The file is in WAL mode: readers never wait for a writer, and
+committed data survives a `kill -9` of any process.
 """
 
 import json
@@ -12,24 +12,24 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Column, Engine, ForeignKey, Index, String, delete, event, text, union
-from sqlmodel import Field, Session, SQLModel, create_engine, select
+from sqlalchemy import JSON, Column, Connection, Engine, ForeignKey, Index, String, delete, event, text, union
+from sqlmodel import Field, Session, SQLModel, col, create_engine, select
 
 WAIT_FOR_WRITERS_MS = 30_000
 AVAILABLE, ARCHIVED = "AVAILABLE", "ARCHIVED"
 
 
-def _name(**options) -> Any:
-    """A column in which upper and lower case are the same, as in the server's MySQL."""
+def _name(**options: Any) -> Any:
+    """Return a column that ignores case, as the MySQL database of the real server does."""
     return Field(sa_column=Column(String(collation="NOCASE"), nullable=False, **options))
 
 
-def _json(**options) -> Any:
+def _json(**options: Any) -> Any:
     return Field(sa_column=Column(JSON), **options)
 
 
 class Experiment(SQLModel, table=True):
-    """An experiment; times are whole seconds since the epoch here and below, 0 when something has not happened."""
+    """An experiment. In all tables, times are whole seconds since the epoch; 0 stands for no time."""
 
     sequence: int | None = Field(default=None, primary_key=True)
     experiment_id: str = Field(index=True, unique=True)
@@ -41,14 +41,14 @@ class Experiment(SQLModel, table=True):
 
 
 class Manifest(SQLModel, table=True):
-    """The text of a compiled pipeline, once however many versions and runs hold it."""
+    """The text of a compiled pipeline. Versions and runs with the same text share one row."""
 
     digest: str = Field(primary_key=True)
     content: str
 
 
 class Pipeline(SQLModel, table=True):
-    """A pipeline, which is a name for its versions."""
+    """A pipeline: the common name of its versions."""
 
     sequence: int | None = Field(default=None, primary_key=True)
     pipeline_id: str = Field(index=True, unique=True)
@@ -78,7 +78,8 @@ class PipelineVersion(SQLModel, table=True):
 class Run(SQLModel, table=True):
     """A run.
 
-    `manifest` is what it executes. `inline` says that the request held it, rather than the name of a version.
+    `manifest` is the digest of its pipeline. `inline` is true if the request contained the pipeline, and false if the
+    request named a version.
     """
 
     __table_args__ = (
@@ -110,7 +111,7 @@ class Run(SQLModel, table=True):
 
 
 class TaskRecord(SQLModel, table=True):
-    """A task of a run, as `engine.contract.Task` describes it; its times have fractions of a second."""
+    """A task of a run; `engine.contract.Task` describes the columns. Times have fractions of a second."""
 
     __tablename__ = "task"
     __table_args__ = (Index("tasks_to_reuse", "fingerprint", "state"),)
@@ -140,7 +141,10 @@ class TaskRecord(SQLModel, table=True):
 
 
 class RecurringRun(SQLModel, table=True):
-    """A recurring run. `last_scheduled` is the moment for which it last made a run, `fired` how many it has made."""
+    """A recurring run.
+
+    `last_scheduled` is the scheduled time of its latest run. `fired` is the number of its runs.
+    """
 
     sequence: int | None = Field(default=None, primary_key=True)
     recurring_run_id: str = Field(index=True, unique=True)
@@ -167,7 +171,7 @@ class Store:
     """The database.
 
     Args:
-        path: the SQLite file; made, with its tables, when missing.
+        path: the SQLite file. The file and its tables are created if they do not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -176,15 +180,16 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Give a session that only reads, all of it from one state of the database."""
+        """Yield a session that only reads. It sees one consistent state of the database."""
         with Session(self._engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """Give a session that holds the write lock from its start, and commits at its end unless something is raised.
+        """Yield a session that holds the write lock. It commits at its end, or rolls back after an exception.
 
-        A lock that is taken only at the first write could be refused halfway, since somebody else wrote meanwhile.
+        The session takes the lock at its start. A lock that is taken at the first write fails if another session has
+        written since the first read.
         """
         immediate = self._engine.execution_options(immediate=True)
         with Session(immediate, expire_on_commit=False) as session, session.begin():
@@ -195,8 +200,8 @@ class Store:
         self._engine.dispose()
 
 
-def keep_manifest(session: Session, document: dict) -> str:
-    """Keep a compiled pipeline and return its digest, by which it is found again."""
+def store_manifest(session: Session, document: dict) -> str:
+    """Store a compiled pipeline, and return its digest."""
     content = json.dumps(document, sort_keys=True, separators=(",", ":"))
     digest = sha256(content.encode()).hexdigest()
     if session.get(Manifest, digest) is None:
@@ -206,14 +211,15 @@ def keep_manifest(session: Session, document: dict) -> str:
 
 
 def manifest(session: Session, digest: str) -> dict:
-    """Return a compiled pipeline."""
-    return json.loads(session.exec(select(Manifest.content).where(Manifest.digest == digest)).one())
+    """Return the compiled pipeline with a digest."""
+    document: dict[str, Any] = json.loads(session.exec(select(Manifest.content).where(Manifest.digest == digest)).one())
+    return document
 
 
-def forget_unused_manifests(session: Session) -> None:
-    """Delete the compiled pipelines that no version and no run holds any more."""
+def delete_unused_manifests(session: Session) -> None:
+    """Delete the compiled pipelines that no version, run or recurring run uses."""
     used = union(*(select(table.manifest) for table in (PipelineVersion, Run, RecurringRun)))
-    session.exec(delete(Manifest).where(Manifest.digest.not_in(used)))
+    session.exec(delete(Manifest).where(col(Manifest.digest).not_in(used)))
 
 
 def _connect(path: Path) -> Engine:
@@ -225,15 +231,15 @@ def _connect(path: Path) -> Engine:
     return engine
 
 
-def _prepare(connection: sqlite3.Connection, _record) -> None:
-    connection.isolation_level = None  # transactions begin where _begin says, not where sqlite3 guesses
+def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # _begin starts transactions; sqlite3 must not start them
     connection.execute(f"PRAGMA busy_timeout={WAIT_FOR_WRITERS_MS}")
     connection.execute("PRAGMA journal_mode=WAL")
-    # Enough for a process that is killed. Only a loss of power could take the last commits.
+    # This level protects against killed processes. Only a power failure can lose the last commits.
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA foreign_keys=ON")
 
 
-def _begin(connection) -> None:
+def _begin(connection: Connection) -> None:
     immediate = connection.get_execution_options().get("immediate")
     connection.execute(text("BEGIN IMMEDIATE" if immediate else "BEGIN"))

@@ -1,7 +1,6 @@
-"""The process that executes one run."""
+"""Executes one run in a process of its own."""
 
 import os
-import shutil
 import signal
 import threading
 import traceback
@@ -9,40 +8,40 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from multiprocessing.connection import Connection
 from pathlib import Path
-from time import time as now
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import select
+from sqlmodel import col, select
 
+from workshop.sandbox import Sandbox, component_environment
 from workshop.sandbox.files import full_disk
-from workshop.sandbox.pipelines_api import engine
-from workshop.sandbox.pipelines_api.dispatcher import SERVER_ENDED, close_tasks, keep_only_logs
-from workshop.sandbox.pipelines_api.engine.contract import DEFAULT_PIPELINE_ROOT, Job, Outcome, Task
-from workshop.sandbox.pipelines_api.package import read_document
-from workshop.sandbox.pipelines_api.states import ENDED, change
+from workshop.sandbox.pipelines_api import engine, package
+from workshop.sandbox.pipelines_api.engine import cache, run_folder
+from workshop.sandbox.pipelines_api.engine.contract import DEFAULT_PIPELINE_ROOT, Job, Outcome, Runner, Task
+from workshop.sandbox.pipelines_api.states import ENDED, SERVER_ENDED, change, close_tasks, note_task_state
 from workshop.sandbox.pipelines_api.tables import Run, Store, TaskRecord, manifest
+from workshop.sandbox.processes import SERVER_MARK
 
 TASK_FIELDS = [field.name for field in fields(Task)]
 
 
-def work(
-    database: Path, sandbox: Path, run_id: str, runner: Literal["subprocess", "docker"], orders: Connection
-) -> None:
-    """Execute a run, write down what happens, and end.
+def work(database: Path, sandbox: Path, run_id: str, runner: Runner, orders: Connection) -> None:
+    """Execute a run, and record its tasks and its end in the database.
 
     Args:
-        database: the database's file.
+        database: the database file.
         sandbox: the sandbox's folder.
-        run_id: a run that is RUNNING.
-        runner: what its tasks are run with.
-        orders: where an order to stop comes from; it breaks off when the server ends.
+        run_id: a run in the state RUNNING.
+        runner: how tasks are executed.
+        orders: a pipe from the server. Any message cancels the run. The run fails if the pipe closes, because then the
+            server has ended.
     """
     stop = _Stop(orders)
     signal.signal(signal.SIGTERM, lambda *_: stop.because_of_the_server())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     store = Store(database)
     records = DatabaseRecords(store, run_id, stop.event)
+    folder = run_folder.of_run(database.parent, run_id)
     try:
         job = _job(store, database.parent, sandbox, run_id, runner)
         outcome = engine.execute(job, records, stop.event)
@@ -53,17 +52,17 @@ def work(
         outcome = Outcome("FAILED", f"{full} {outcome.error}")
     ended_early = stop.server_ended and outcome.state != "SUCCEEDED"
     _finish(store, run_id, Outcome("FAILED", SERVER_ENDED) if ended_early else outcome)
-    keep_only_logs(database.parent / "runs" / run_id)
+    folder.keep_only_logs()
     store.close()
 
 
 class DatabaseRecords:
-    """Writes tasks down in the database.
+    """Stores tasks in the database. It implements `engine.Records`.
 
     Args:
         store: the database.
-        run_id: the run to which they belong.
-        cancelled: set when the run is no longer there.
+        run_id: the run that the tasks belong to.
+        cancelled: set by this class if the run was deleted.
     """
 
     def __init__(self, store: Store, run_id: str, cancelled: threading.Event) -> None:
@@ -72,7 +71,7 @@ class DatabaseRecords:
         self._cancelled = cancelled
 
     def save(self, task: Task) -> None:
-        """Keep the task as it is now."""
+        """Store the current state of a task."""
         values = asdict(task)
         try:
             with self._store.writing() as session:
@@ -83,7 +82,7 @@ class DatabaseRecords:
                 else:
                     for name, value in values.items():
                         setattr(row, name, value)
-                _note_state(row)
+                note_task_state(row)
         except IntegrityError:  # the run was deleted
             self._cancelled.set()
 
@@ -91,12 +90,12 @@ class DatabaseRecords:
         """Return the outputs of the latest succeeded task with this fingerprint, or None."""
         same = select(TaskRecord).where(TaskRecord.fingerprint == fingerprint, TaskRecord.state == "SUCCEEDED")
         with self._store.reading() as session:
-            found = session.exec(same.order_by(TaskRecord.ended.desc())).first()
+            found = session.exec(same.order_by(col(TaskRecord.ended).desc())).first()
         return found.outputs if found else None
 
 
 class _Stop:
-    """Whether to stop, and why."""
+    """Whether the run must stop, and why."""
 
     def __init__(self, orders: Connection) -> None:
         self.event = threading.Event()
@@ -116,52 +115,49 @@ class _Stop:
             self.because_of_the_server()
 
 
-def _job(store: Store, folder: Path, sandbox: Path, run_id: str, runner: Literal["subprocess", "docker"]) -> Job:
-    from workshop.sandbox import Sandbox
-    from workshop.sandbox.component_environment import ensure
-
+def _job(store: Store, data: Path, sandbox: Path, run_id: str, runner: Runner) -> Job:
     with store.reading() as session:
         run = session.exec(select(Run).where(Run.run_id == run_id)).one()
-        package = read_document(manifest(session, run.manifest))
-    root = run.pipeline_root or package.spec.get("defaultPipelineRoot") or DEFAULT_PIPELINE_ROOT
+        pipeline = package.from_database(manifest(session, run.manifest))
+    root = run.pipeline_root or pipeline.spec.get("defaultPipelineRoot") or DEFAULT_PIPELINE_ROOT
+    folder = run_folder.of_run(data, run_id)
     return Job(
         run_id=run_id,
         name=run.display_name,
-        spec=package.spec,
-        platform=package.platform,
+        spec=pipeline.spec,
+        platform=pipeline.platform,
         parameters=run.parameters,
         pipeline_root=root.rstrip("/"),
-        directory=folder / "runs" / run_id,
+        directory=folder.path,
         environment=Sandbox(sandbox).task_environment(),
-        python=ensure(),
-        layers=folder / "layers",
+        python=component_environment.ensure(),
+        package_environments=data / "package-environments",
         runner=runner,
         tasks_at_once=os.cpu_count() or 1,
         created=float(run.created_at),
-        done=_take_what_is_done(store, folder / "runs" / run_id, run_id),
+        done=_take_successful_tasks(store, folder, run_id),
+        # `workshop sandbox down` finds the processes of tasks by the mark of the server that started them.
+        inherited=(SERVER_MARK,),
     )
 
 
-def _take_what_is_done(store: Store, folder: Path, run_id: str) -> Mapping[str, Task]:
-    """Return the tasks that an earlier attempt at this run has done, and clear away the others.
+def _take_successful_tasks(store: Store, folder: run_folder.RunFolder, run_id: str) -> Mapping[str, Task]:
+    """Return the successful tasks of an earlier attempt at this run, and delete its other tasks.
 
-    The records of what is done stay, so that they are not lost if this attempt ends before it gets there.
+    The records of the successful tasks stay in the database. They are not lost if this attempt ends before it reaches
+    them.
     """
     with store.writing() as session:
         rows = session.exec(select(TaskRecord).where(TaskRecord.run_id == run_id)).all()
-        done = [row for row in rows if row.kind != "dag" and (row.state == "SUCCEEDED" or row.cached)]
-        tasks = {row.path: Task(**{name: getattr(row, name) for name in TASK_FIELDS}) for row in done}
+        done: dict[str, Task] = {}
         for row in rows:
-            if row not in done:
+            task = Task(**{name: getattr(row, name) for name in TASK_FIELDS})
+            if task.kind != "dag" and cache.is_successful(task):
+                done[task.path] = task
+            else:
                 session.delete(row)
-                shutil.rmtree(folder / "tasks" / row.task_id, ignore_errors=True)
-    return tasks
-
-
-def _note_state(row: TaskRecord) -> None:
-    history = row.state_history or []
-    if not history or history[-1]["state"] != row.state:
-        row.state_history = [*history, {"at": now(), "state": row.state, "error": row.error}]
+                run_folder.remove(folder.task(row.task_id).path)
+    return done
 
 
 def _finish(store: Store, run_id: str, outcome: Outcome) -> None:

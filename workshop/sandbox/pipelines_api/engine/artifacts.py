@@ -1,31 +1,28 @@
-"""Carries artifacts between this machine and S3."""
+"""Transfers artifacts between this machine and S3."""
 
 import hashlib
-import shutil
 import threading
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workshop.sandbox.pipelines_api.engine.errors import Cancelled, EngineError
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
-# As on Kubeflow: what is stored below the default pipeline root finds its bucket there.
+# The bucket of the default pipeline root. It is created if it does not exist; a Kubeflow installation has it too.
 OWN_BUCKET = "mlpipeline"
 SCHEMES = ("s3", "minio")
+_CHUNK_BYTES = 1 << 16
 _NEEDED = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
 class Store:
-    """The S3 of a run, with what is already here of it.
+    """The artifacts of a run: in S3, and as local copies.
 
     Args:
-        environment: names S3's address and keys, as AWS clients do.
-        directory: where downloaded artifacts lie.
-        cancelled: set when transfers are to be broken off.
+        environment: the address and the keys of S3, under the names of AWS clients.
+        directory: the folder for downloaded artifacts.
+        cancelled: set it to stop transfers.
     """
 
     def __init__(self, environment: Mapping[str, str], directory: Path, cancelled: threading.Event) -> None:
@@ -33,59 +30,75 @@ class Store:
         self._directory = directory
         self._cancelled = cancelled
         self._lock = threading.Lock()
-        self._client: S3Client | None = None
+        self._client: Any = None
         self._buckets: set[str] = set()
-        self._here: dict[str, Path] = {}
+        self._local: dict[str, Path] = {}
         self._downloading: dict[str, threading.Lock] = {}
 
-    def keep(self, uri: str, path: Path) -> None:
-        """Remember that the artifact with this URI lies here, whether or not anything was written."""
-        self._here[uri] = path
+    def remember(self, uri: str, path: Path) -> None:
+        """Remember the local path of an artifact. The file may be missing."""
+        self._local[uri] = path
 
-    def place(self, uri: str) -> Path:
-        """Return where a downloaded artifact lies, or would lie."""
+    def download_path(self, uri: str) -> Path:
+        """Return the local path of a downloaded artifact. The file may be missing."""
         folder = self._directory / hashlib.sha256(uri.encode()).hexdigest()[:16]
         return folder / (uri.rstrip("/").rpartition("/")[2] or "artifact")
 
     def upload(self, path: Path, uri: str) -> None:
-        """Store a file, or every file of a folder, under a URI.
+        """Upload a file, or all files of a folder.
 
         Raises:
-            EngineError: S3 cannot be reached, refuses, or lacks the bucket.
-            Cancelled: the run was cancelled meanwhile.
+            EngineError: S3 cannot be reached, refuses the request, or does not contain the bucket.
+            Cancelled: the run was cancelled.
         """
         bucket, key = _split(uri)
         if bucket is None:
             raise EngineError(f"cannot store an artifact as {uri}: a pipeline root begins with minio:// or s3://")
-        with _explained(f"cannot store {uri}", self._cancelled):
+        with _readable_errors(f"cannot store {uri}", self._cancelled):
             self._ensure_bucket(bucket, uri)
             for file, name in _files(path, key):
-                self._s3().upload_file(str(file), bucket, name, Callback=self._go_on())
+                self._s3().upload_file(str(file), bucket, name, Callback=self._stop_if_cancelled())
 
-    def local(self, uri: str) -> Path:
-        """Return the file or folder that a URI stands for, downloaded if need be.
+    def fetch(self, uri: str) -> Path:
+        """Return the local file or folder of a URI. Download it if necessary.
 
         Raises:
-            EngineError: it cannot be had.
-            FileNotFoundError: there is nothing.
-            Cancelled: the run was cancelled meanwhile.
+            EngineError: the artifact cannot be downloaded.
+            FileNotFoundError: nothing exists at the URI.
+            Cancelled: the run was cancelled.
         """
         if is_local(uri):
             return Path(_without_scheme(uri))
         with self._lock:
             lock = self._downloading.setdefault(uri, threading.Lock())
         with lock:
-            if uri not in self._here:
-                self._here[uri] = self._download(uri)
-            return self._here[uri]
+            if uri not in self._local:
+                self._local[uri] = self._download(uri)
+            return self._local[uri]
+
+    def stream(self, uri: str) -> Iterator[bytes]:
+        """Return the content of one object in S3, in pieces.
+
+        Raises:
+            EngineError: the URI is not in S3, or S3 cannot be reached or refuses the request.
+            FileNotFoundError: no object exists at the URI.
+        """
+        bucket, key = _split(uri)
+        if bucket is None:
+            raise EngineError(f"cannot read {uri}: it is not in the sandbox's S3")
+        with _readable_errors(f"cannot read {uri}", self._cancelled):
+            if not key or not self._is_object(bucket, key):
+                raise FileNotFoundError(f"there is no single object at {uri}; a folder can be listed in S3")
+            chunks: Iterator[bytes] = self._s3().get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(_CHUNK_BYTES)
+        return chunks
 
     def _download(self, uri: str) -> Path:
         bucket, key = _split(uri)
         if bucket is None:
             raise EngineError(f"cannot read {uri}: the sandbox reads artifacts from s3://, minio:// and local files")
-        target = self.place(uri)
+        target = self.download_path(uri)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _explained(f"cannot read {uri}", self._cancelled):
+        with _readable_errors(f"cannot read {uri}", self._cancelled):
             objects = [key] if key and self._is_object(bucket, key) else self._below(bucket, key)
             if not objects:
                 raise FileNotFoundError(f"there is nothing at {uri}")
@@ -94,12 +107,12 @@ class Store:
         return target
 
     def _fetch(self, bucket: str, name: str, path: Path, target: Path) -> None:
-        if name.endswith("/"):  # a folder that some console made
+        if name.endswith("/"):  # a folder that was created with an S3 console
             return
         if ".." in path.relative_to(target.parent).parts:
-            raise EngineError(f"the object {name} leads out of its folder")
+            raise EngineError(f"the name of the object {name} points outside of its folder")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._s3().download_file(bucket, name, str(path), Callback=self._go_on())
+        self._s3().download_file(bucket, name, str(path), Callback=self._stop_if_cancelled())
 
     def _is_object(self, bucket: str, key: str) -> bool:
         from botocore.exceptions import ClientError
@@ -129,29 +142,31 @@ class Store:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
                 raise
             if bucket != OWN_BUCKET:
-                raise EngineError(f"cannot store {uri}: there is no bucket {bucket!r}; make it first") from None
-            self._make(bucket)
+                raise EngineError(
+                    f"cannot store {uri}: the bucket {bucket!r} does not exist; create it first"
+                ) from None
+            self._create_bucket(bucket)
         with self._lock:
             self._buckets.add(bucket)
 
-    def _make(self, bucket: str) -> None:
+    def _create_bucket(self, bucket: str) -> None:
         from botocore.exceptions import ClientError
 
         try:
             self._s3().create_bucket(Bucket=bucket)
         except ClientError as error:
-            # Another run was quicker.
+            # Another run has created the bucket at the same time.
             if error.response["Error"]["Code"] not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                 raise
 
-    def _go_on(self) -> Callable[[int], None]:
-        def stop_when_cancelled(_: int) -> None:
+    def _stop_if_cancelled(self) -> Callable[[int], None]:
+        def callback(_: int) -> None:
             if self._cancelled.is_set():
                 raise Cancelled
 
-        return stop_when_cancelled
+        return callback
 
-    def _s3(self) -> "S3Client":
+    def _s3(self) -> Any:
         with self._lock:
             if self._client is None:
                 self._client = _client(self._environment)
@@ -159,18 +174,18 @@ class Store:
 
 
 def is_local(uri: str) -> bool:
-    """Tell whether a URI names a file of this machine."""
+    """Return whether a URI is a file on this machine."""
     return "://" not in uri or uri.startswith("file://")
 
 
-def _client(environment: Mapping[str, str]) -> "S3Client":
-    """Make a client of the S3 that the environment names, whatever else this process is pointed at."""
+def _client(environment: Mapping[str, str]) -> Any:
+    """Return a client for the S3 of the given environment. Settings of this process are ignored."""
     import boto3
     import botocore.session
     from botocore.config import Config
 
     if missing := [name for name in _NEEDED if not environment.get(name)]:
-        raise EngineError(f"this run does not know its S3: {', '.join(missing)} not set")
+        raise EngineError(f"the run has no S3 settings: {', '.join(missing)} not set")
     core = botocore.session.Session(
         session_vars={"profile": (None, None, None, None), "config_file": (None, None, "", None)}
     )
@@ -188,7 +203,7 @@ def _client(environment: Mapping[str, str]) -> "S3Client":
 
 
 def _split(uri: str) -> tuple[str | None, str]:
-    """Return bucket and key; None as the bucket when the URI is not one of S3."""
+    """Return the bucket and the key of a URI. The bucket is None if the URI is not in S3."""
     parts = urllib.parse.urlsplit(uri)
     if parts.scheme not in SCHEMES or not parts.netloc:
         return None, ""
@@ -206,8 +221,8 @@ def _without_scheme(uri: str) -> str:
     return urllib.parse.unquote(uri.removeprefix("file://")) if uri.startswith("file://") else uri
 
 
-class _explained:
-    """Turns what a client of S3 raises into an error that a learner can read."""
+class _readable_errors:
+    """Turns the exceptions of an S3 client into an `EngineError` with a readable message."""
 
     def __init__(self, what: str, cancelled: threading.Event) -> None:
         self._what = what
@@ -223,11 +238,3 @@ class _explained:
             raise Cancelled from error
         if isinstance(error, Exception):
             raise EngineError(f"{self._what}: {error}") from error
-
-
-def remove(path: Path) -> None:
-    """Delete a file or folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -1,27 +1,27 @@
-"""Says before a run what of a pipeline cannot run on this machine, and what of it will be ignored."""
+"""Checks, before a run, which parts of a pipeline cannot run here and which settings are ignored."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from workshop.sandbox.pipelines_api.engine import conditions, spec
+from workshop.sandbox.pipelines_api.engine import expressions, spec
 from workshop.sandbox.pipelines_api.engine.artifacts import SCHEMES, is_local
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
 from workshop.sandbox.pipelines_api.engine.spec import Place, Spec
 
 _EXECUTOR = "kfp.dsl.executor_main"
 _DOCKER = "workshop sandbox up --runner docker"
-# The images by which kfp-kubernetes marks what is no container, but an order to Kubernetes.
-_ORDERS = {"argostub/createpvc": "makes a volume claim", "argostub/deletepvc": "deletes a volume claim"}
-# What a platform's specification can hold for an executor, and what it means that the sandbox ignores it.
+# kfp-kubernetes uses these image names for tasks that are requests to Kubernetes instead of containers.
+_KUBERNETES_REQUESTS = {"argostub/createpvc": "creates a volume claim", "argostub/deletepvc": "deletes a volume claim"}
+# Settings of an executor in a platform specification, and the warning that the sandbox ignores them.
 _IGNORED = {
-    "secretAsEnv": "the variables it takes from secrets are not set: {}",
-    "secretAsVolume": "the secrets it mounts as files are not there: {}",
-    "configMapAsEnv": "the variables it takes from config maps are not set: {}",
-    "configMapAsVolume": "the config maps it mounts as files are not there: {}",
-    "fieldPathAsEnv": "the variables it takes from its pod are not set: {}",
-    "pvcMount": "the volumes it mounts are not there: {}",
-    "genericEphemeralVolume": "the volumes it mounts are not there: {}",
-    "emptyDirMounts": "the empty folders it mounts are not there: {}",
+    "secretAsEnv": "the variables from secrets are not set: {}",
+    "secretAsVolume": "the secrets that it mounts as files do not exist: {}",
+    "configMapAsEnv": "the variables from config maps are not set: {}",
+    "configMapAsVolume": "the config maps that it mounts as files do not exist: {}",
+    "fieldPathAsEnv": "the variables from its pod are not set: {}",
+    "pvcMount": "the volumes that it mounts do not exist: {}",
+    "genericEphemeralVolume": "the volumes that it mounts do not exist: {}",
+    "emptyDirMounts": "the empty folders that it mounts do not exist: {}",
     "nodeSelector": "its node selector is ignored",
     "nodeAffinity": "its node affinity is ignored",
     "podAffinity": "its pod affinity is ignored",
@@ -47,15 +47,16 @@ _RESOURCES = {
 
 
 def check(job_spec: Spec, platform: Spec, runner: str) -> tuple[list[str], list[str]]:
-    """Look through a pipeline for what the sandbox cannot do.
+    """Check whether the sandbox can run a pipeline.
 
     Args:
         job_spec: the `PipelineSpec` as a dictionary.
-        platform: the `PlatformSpec` as a dictionary; empty when there is none.
+        platform: the `PlatformSpec` as a dictionary; empty if there is none.
         runner: "subprocess" or "docker".
 
     Returns:
-        Why it cannot run, and what of it is ignored; each a sentence that names the task.
+        Errors (why the pipeline cannot run) and warnings (settings that are ignored). Each is a sentence that names
+        the task.
     """
     try:
         places = list(spec.walk(job_spec))
@@ -80,17 +81,17 @@ def _errors(place: Place, runner: str) -> Iterator[str]:
 
 
 def _expressions(place: Place) -> Iterator[str]:
-    """Read every expression of a task: better now than when half the run is done."""
+    """Compile all expressions of a task, so that an invalid one is found before the run."""
     selectors = [
         source["parameterExpressionSelector"]
         for source in place.task.get("inputs", {}).get("parameters", {}).values()
         if "parameterExpressionSelector" in source
     ]
     condition = place.task.get("triggerPolicy", {}).get("condition")
-    readings = [(conditions.parse_condition, condition)] if condition else []
-    for read, expression in [*readings, *((conditions.parse_selector, selector) for selector in selectors)]:
+    compilations = [(expressions.compile_condition, condition)] if condition else []
+    for compile_it, expression in [*compilations, *((expressions.compile_selector, one) for one in selectors)]:
         try:
-            read(expression)
+            compile_it(expression)
         except EngineError as error:
             yield str(error)
 
@@ -99,21 +100,21 @@ def _importer(importer: Spec) -> Iterator[str]:
     uri = importer.get("artifactUri", {}).get("constant", "")
     if isinstance(uri, str) and "{{$" not in uri and not is_local(uri) and uri.partition("://")[0] not in SCHEMES:
         yield (
-            f"it imports {uri}, and whoever reads that could not: the sandbox reads s3://, minio:// and local files. "
+            f"it imports {uri}, but no task could read it: the sandbox reads s3://, minio:// and local files. "
             "Copy it into a bucket of the sandbox, and import it from there"
         )
 
 
 def _container(executor: Spec, runner: str) -> Iterator[str]:
     image, command = executor["container"].get("image", ""), spec.command_of(executor)
-    if image in _ORDERS:
-        yield f"it {_ORDERS[image]}, which needs Kubernetes. Hand data on as artifacts, or use a cluster"
+    if image in _KUBERNETES_REQUESTS:
+        yield f"it {_KUBERNETES_REQUESTS[image]}, which needs Kubernetes. Pass data as artifacts, or use a cluster"
     elif runner == "docker":
         return
     elif not any(_EXECUTOR in part for part in command):
-        yield f"needs Docker: it is a container component, and its program is in the image {image}. Use {_DOCKER}"
+        yield f"needs Docker: it is a container component, and its program is in the image {image}. Run: {_DOCKER}"
     elif command[:3] == ["python3", "-m", _EXECUTOR]:
-        yield f"needs Docker: it is a containerized Python component, its code is in the image {image}. Use {_DOCKER}"
+        yield f"needs Docker: it is a containerized Python component, its code is in the image {image}. Run: {_DOCKER}"
 
 
 def _warnings(place: Place, platform: Spec) -> Iterator[str]:
@@ -125,28 +126,28 @@ def _warnings(place: Place, platform: Spec) -> Iterator[str]:
     for name, below in platform.get("platforms", {}).items():
         config = below.get("deploymentSpec", {}).get("executors", {}).get(place.label, {})
         if name != "kubernetes" and config:
-            yield f"what it asks of the platform {name!r} is ignored"
+            yield f"its settings for the platform {name!r} are ignored"
             continue
         for key, value in config.items():
             yield _IGNORED.get(key, f"its {key} is ignored").format(", ".join(_names(value)))
     if place.component.get("taskConfigPassthroughs"):
-        yield "the settings that it wants to pass on to its own workload are empty"
+        yield "the settings that it passes to its own workload are empty"
 
 
 def _of_pipeline(job_spec: Spec, platform: Spec) -> Iterator[str]:
     root = job_spec.get("defaultPipelineRoot", "")
     if root and root.partition("://")[0] not in SCHEMES:
-        yield f"below the pipeline root {root}, no artifacts can be stored: give the run one that begins with minio://"
+        yield f"no artifacts can be stored under the pipeline root {root}: give the run a root that begins with minio://"
     kubernetes = platform.get("platforms", {}).get("kubernetes", {})
     config = kubernetes.get("pipelineConfig", {})
     if "workspace" in config:
-        yield "the pipeline's workspace is a folder of this machine: its size and its kind of volume are ignored"
+        yield "the pipeline's workspace is a folder on this machine: its size and its kind of volume are ignored"
     if "resourceTtl" in config:
         yield "the pipeline's time to live is ignored"
 
 
 def _names(value: Any) -> Iterator[str]:
-    """Name what is missing: variables, or else paths, or else what they come from."""
+    """Yield the names of missing variables, or else of paths, or else of their sources."""
     for entry in value if isinstance(value, list) else [value]:
         if not isinstance(entry, Mapping):
             continue

@@ -1,4 +1,4 @@
-"""Runs tasks in the containers that they name, with Docker."""
+"""Runs tasks in containers, with Docker."""
 
 import os
 import threading
@@ -15,8 +15,9 @@ from workshop.sandbox.pipelines_api.engine.contract import Job
 from workshop.sandbox.pipelines_api.engine.environment import TASK_MARK
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
 from workshop.sandbox.pipelines_api.engine.process import Running
+from workshop.sandbox.pipelines_api.engine.run_folder import RunFolder
 
-RUN_LABEL = "workshop.run"  # by this a run's containers are found again
+RUN_LABEL = "workshop.run"  # marks all containers of a run
 
 
 def run(
@@ -28,22 +29,22 @@ def run(
     folder: Path,
     log: Path,
 ) -> int:
-    """Run a task's container to its end, and remove it.
+    """Run a task's container until it ends, then remove the container.
 
     Args:
-        job: the run; its folder is mounted where it lies.
+        job: the run. Its folder is mounted at the same path.
         running: stops the container when the run is stopped.
-        image: its image, pulled when it is not there.
-        command: what is executed, and its arguments; where the first is empty, what the image says.
-        environment: what it finds in its environment besides what the image sets.
-        folder: where it starts.
-        log: file to which its output is added as it comes.
+        image: the image. It is pulled if it does not exist on this machine.
+        command: the entry point and its arguments. With an empty entry point, the entry point of the image is used.
+        environment: variables in addition to the variables of the image.
+        folder: the working folder.
+        log: the file that receives the output of the container.
 
     Returns:
-        Its exit code.
+        The exit code of the container.
 
     Raises:
-        EngineError: there is no Docker, no such image, or it cannot be started.
+        EngineError: Docker or the image is not available, or the container cannot be started.
         Cancelled: the run was stopped.
     """
     from requests import RequestException
@@ -53,25 +54,25 @@ def run(
         _pull_if_missing(client, running, image, log)
         container = _create(client, job, image, command, environment, folder)
         try:
-            return _to_its_end(container, running, image, log)
+            return _await_end(container, running, image, log)
         finally:
             _remove(container)
     except RequestException as error:
-        raise EngineError(f"Docker does not answer any more: {error}") from error
+        raise EngineError(f"Docker no longer answers: {error}") from error
     finally:
         client.close()
 
 
-def remove_left(run_id: str) -> None:
-    """Remove what a run has left in Docker when its worker could not.
+def remove_containers(run_id: str) -> None:
+    """Remove the containers of a run after its worker process has ended.
 
     Args:
-        run_id: the run; nothing of it may be starting containers any more.
+        run_id: the run. No process of it may start containers any more.
     """
     from docker.errors import DockerException
     from requests import RequestException
 
-    # Where Docker does not answer, nothing runs in it.
+    # If Docker does not answer, it runs no containers.
     with suppress(EngineError, DockerException, RequestException):
         client = _client()
         try:
@@ -94,14 +95,14 @@ def _pull_if_missing(client: Any, running: Running, image: str, log: Path) -> No
     try:
         client.images.get(image)
     except docker.errors.ImageNotFound:
-        logs.note(log, f"Pulling the image {image}, which is not here yet.")
+        logs.note(log, f"Pulling the image {image}, which is not on this machine yet.")
         _pull(client, running, image)
     except docker.errors.APIError as error:
         raise EngineError(f"the image {image} cannot be used: {error.explanation}") from error
 
 
 def _pull(client: Any, running: Running, image: str) -> None:
-    """Pull an image in a thread of its own: there is no other way to stop waiting for it."""
+    """Pull an image in a separate thread. Otherwise a stopped run would have to wait for the end of the pull."""
     from docker.errors import APIError
     from requests import RequestException
 
@@ -121,7 +122,7 @@ def _pull(client: Any, running: Running, image: str) -> None:
         ended.wait()
     if errors:
         why = getattr(errors[0], "explanation", None) or errors[0]
-        raise EngineError(f"the image {image} is not here and cannot be pulled: {why}") from errors[0]
+        raise EngineError(f"the image {image} is not on this machine and cannot be pulled: {why}") from errors[0]
 
 
 def _create(
@@ -135,13 +136,13 @@ def _create(
     import docker.errors
 
     entrypoint, arguments = command
-    workspace = job.directory / "workspace"
+    workspace = RunFolder(job.directory).workspace
     workspace.mkdir(parents=True, exist_ok=True)
     try:
         return client.containers.create(
             image,
             command=arguments,
-            # As on Kubernetes: a component's command replaces the image's entry point.
+            # Kubernetes does the same: the command of a component replaces the entry point of the image.
             **({"entrypoint": entrypoint} if entrypoint else {}),
             name=f"workshop-{environment[TASK_MARK]}",
             labels={RUN_LABEL: job.run_id},
@@ -155,29 +156,29 @@ def _create(
             user=f"{os.getuid()}:{os.getgid()}",
         )
     except docker.errors.APIError as error:
-        raise EngineError(f"cannot make a container of {image}: {error.explanation}") from error
+        raise EngineError(f"cannot create a container from {image}: {error.explanation}") from error
 
 
-def _to_its_end(container: Any, running: Running, image: str, log: Path) -> int:
+def _await_end(container: Any, running: Running, image: str, log: Path) -> int:
     import docker.errors
 
     try:
         container.start()
     except docker.errors.APIError as error:
-        raise EngineError(f"cannot start a container of {image}: {error.explanation}") from error
+        raise EngineError(f"cannot start a container from {image}: {error.explanation}") from error
     with running.stoppable(lambda: _kill(container)):
         with log.open("ab") as output:
             for piece in container.logs(stream=True, follow=True):
                 output.write(piece)
                 output.flush()
-        return container.wait()["StatusCode"]
+        return int(container.wait()["StatusCode"])
 
 
 def _kill(container: Any) -> None:
     from docker.errors import APIError
     from requests import RequestException
 
-    with suppress(APIError, RequestException):  # it has ended, or Docker has
+    with suppress(APIError, RequestException):  # the container has ended, or Docker does not answer
         container.kill()
 
 
@@ -185,5 +186,5 @@ def _remove(container: Any) -> None:
     from docker.errors import APIError
     from requests import RequestException
 
-    with suppress(APIError, RequestException):  # somebody else has removed it
+    with suppress(APIError, RequestException):  # another process has removed the container
         container.remove(force=True)

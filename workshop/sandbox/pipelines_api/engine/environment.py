@@ -1,4 +1,4 @@
-"""What a task finds in its environment: little of what this machine has set, and all that the run gives it."""
+"""Builds the environment variables of a task: a few of this machine, and all variables of the run."""
 
 import os
 from collections.abc import Mapping
@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from workshop.sandbox.pipelines_api.engine.contract import Job
-from workshop.sandbox.processes import SERVER_MARK
 
-# By this a task's processes are found again, wherever they have gone.
+# Marks all processes of a task, so that they can be found even after they have left their process group.
 TASK_MARK = "WORKSHOP_TASK_ID"
 
-# How to reach the outside, and where pip finds its index. What else is set for pip, such as a target folder, is meant
-# for this process and not for tasks.
-_KEPT = (
+# Locale, proxies, certificates and package indexes. Other settings of pip, such as a target folder, are meant for this
+# process and not for tasks.
+_INHERITED = (
     "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
@@ -21,13 +20,12 @@ _KEPT = (
     "PIP_CLIENT_CERT", "PIP_PROXY", "PIP_CONFIG_FILE", "PIP_CACHE_DIR", "PIP_DEFAULT_TIMEOUT", "PIP_RETRIES",
     "UV_INDEX", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_NO_INDEX", "UV_OFFLINE",
     "UV_INSECURE_HOST", "UV_NATIVE_TLS", "UV_CONFIG_FILE", "UV_CACHE_DIR",
-    SERVER_MARK,
 )  # fmt: skip
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def of_process(job: Job, executor: Mapping[str, Any], task_id: str, scratch: Path) -> dict[str, str]:
-    """Return the environment of a task that runs as a process of this machine.
+    """Return the environment of a task that runs as a process on this machine.
 
     Args:
         job: the run.
@@ -35,32 +33,39 @@ def of_process(job: Job, executor: Mapping[str, Any], task_id: str, scratch: Pat
         task_id: the task's id.
         scratch: a folder for temporary files.
     """
-    base = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    path = with_first(job.python / "bin", os.environ.get("PATH", _DEFAULT_PATH))
+    base = {name: os.environ[name] for name in (*_INHERITED, *job.inherited) if name in os.environ}
+    path = prepend_path(job.python / "bin", os.environ.get("PATH", _DEFAULT_PATH))
     return base | {"PATH": path, "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"} | _own(job, executor, task_id)
 
 
 def of_container(job: Job, executor: Mapping[str, Any], task_id: str, scratch: Path) -> dict[str, str]:
-    """Return what a task that runs in a container finds besides what the image sets."""
-    # The image does not know the user, and `getpass.getuser()` must not fail for that.
+    """Return the variables of a task that runs in a container, in addition to the variables of the image.
+
+    Args:
+        job: the run.
+        executor: the task's executor.
+        task_id: the task's id.
+        scratch: a folder for temporary files.
+    """
+    # The user id is unknown inside the image. `getpass.getuser()` must not fail for that reason.
     home = {"HOME": str(scratch), "LOGNAME": "workshop", "TMPDIR": str(scratch), "PYTHONUNBUFFERED": "1"}
     return home | _own(job, executor, task_id)
 
 
-def with_own_packages(found: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Return an environment in which what pip installs goes to a folder, and not to where other tasks would see it.
+def with_private_packages(variables: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Return an environment in which pip installs packages into a folder that no other task uses.
 
     Args:
-        found: the environment of a process.
-        folder: made when missing.
+        variables: the environment of a process.
+        folder: the folder; it is created if it does not exist.
     """
     folder.mkdir(exist_ok=True)
-    path = os.pathsep.join(filter(None, [found.get("PYTHONPATH"), str(folder)]))
-    return dict(found) | {"PIP_TARGET": str(folder), "PYTHONPATH": path}
+    path = os.pathsep.join(filter(None, [variables.get("PYTHONPATH"), str(folder)]))
+    return dict(variables) | {"PIP_TARGET": str(folder), "PYTHONPATH": path}
 
 
-def with_first(folder: Path, path: str) -> str:
-    """Return a search path that begins with a folder."""
+def prepend_path(folder: Path, path: str) -> str:
+    """Return a search path with a folder added in front."""
     return f"{folder}{os.pathsep}{path}"
 
 

@@ -1,9 +1,9 @@
-"""What can go wrong in a way that a learner should read."""
+"""The exceptions of the engine."""
 
 
 class EngineError(Exception):
-    """A task or pipeline cannot go on; the message says why in words of the pipeline."""
+    """A task or a pipeline cannot continue. The message gives the reason and is shown to the user."""
 
 
 class Cancelled(Exception):
-    """The run was cancelled while this was under way."""
+    """The run was cancelled while this work was in progress."""

@@ -1,24 +1,24 @@
-"""Works out what an importer hands on: it moves nothing, it only says where an artifact lies."""
+"""Computes the outputs of an importer. An importer copies no data; it only records where an artifact is."""
 
 from collections.abc import Mapping
 
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
 from workshop.sandbox.pipelines_api.engine.inputs import Spec, Values
 from workshop.sandbox.pipelines_api.engine.placeholders import fill
-from workshop.sandbox.pipelines_api.engine.values import plain
+from workshop.sandbox.pipelines_api.engine.values import normalize_numbers
 
 
-def outputs(component: Spec, importer: Spec, inputs: Values, words: Mapping[str, str]) -> Values:
+def outputs(component: Spec, importer: Spec, inputs: Values, substitutions: Mapping[str, str]) -> Values:
     """Return an importer's outputs.
 
     Args:
-        component: its component.
-        importer: its executor's specification.
+        component: the component of the importer.
+        importer: the specification of its executor.
         inputs: its inputs.
-        words: what placeholders of the run stand for.
+        substitutions: the values of the run's placeholders.
 
     Raises:
-        EngineError: it is not said what to import.
+        EngineError: the importer has no URI.
     """
     source, parameters = importer.get("artifactUri", {}), inputs["parameters"]
     uri = source["constant"] if "constant" in source else parameters.get(source.get("runtimeParameter"))
@@ -28,7 +28,7 @@ def outputs(component: Spec, importer: Spec, inputs: Values, words: Mapping[str,
     artifact = {
         "name": name,
         "type": importer.get("typeSchema", {}).get("schemaTitle", "system.Artifact"),
-        "uri": fill(uri, words, parameters),
-        "metadata": fill(plain(importer.get("metadata", {})), words, parameters),
+        "uri": fill(uri, substitutions, parameters),
+        "metadata": fill(normalize_numbers(importer.get("metadata", {})), substitutions, parameters),
     }
     return {"parameters": {}, "artifacts": {name: [artifact]}}

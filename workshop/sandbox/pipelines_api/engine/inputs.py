@@ -1,28 +1,28 @@
-"""Works out what goes into a task or DAG, and what comes out of a DAG."""
+"""Computes the inputs of tasks, DAGs and loop iterations, and the outputs of DAGs and loops."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from workshop.sandbox.pipelines_api.engine.conditions import select
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
-from workshop.sandbox.pipelines_api.engine.values import as_type, plain
+from workshop.sandbox.pipelines_api.engine.expressions import select
+from workshop.sandbox.pipelines_api.engine.values import as_type, normalize_numbers
 
 Spec = Mapping[str, Any]
 Values = dict[str, Any]  # {"parameters": {name: value}, "artifacts": {name: [artifact]}}
 Outputs = Callable[[str], Values]
 
-# A value that is not there, as opposed to one that is `None`.
+# Marks a missing value; None is a possible value.
 _MISSING = object()
-# Types of inputs that the engine itself fills in.
+# Types of inputs whose values the engine provides.
 _STATUS_TYPES = ("TASK_FINAL_STATUS", "TASK_CONFIG")
 
 
-def nothing() -> Values:
-    """Return inputs or outputs without anything in them."""
+def empty_values() -> Values:
+    """Return inputs or outputs without parameters and artifacts."""
     return {"parameters": {}, "artifacts": {}}
 
 
-def of_task(
+def task_inputs(
     task: Spec,
     component: Spec,
     parent: Values,
@@ -30,20 +30,20 @@ def of_task(
     status_of: Callable[[str], Any],
     fill: Callable[[Any, Values], Any],
 ) -> Values:
-    """Return a task's inputs.
+    """Return the inputs of a task.
 
     Args:
-        task: its specification.
-        component: that of the component behind it.
-        parent: inputs of the DAG in which it stands.
-        outputs_of: outputs of another task of that DAG, by its name.
-        status_of: how another task of that DAG ended, by its name, as an exit task gets to know it.
-        fill: fills in the placeholders of a constant, from the task's other parameters.
+        task: the task specification.
+        component: the component of the task.
+        parent: the inputs of the DAG that contains the task.
+        outputs_of: returns the outputs of another task of that DAG, by its name.
+        status_of: returns how another task of that DAG ended, by its name, for an exit task.
+        fill: replaces the placeholders of a constant; the task's other parameters are available to it.
 
     Raises:
-        EngineError: an input that must be there is not, or is of the wrong type.
+        EngineError: a required input is missing, or an input has the wrong type.
     """
-    found, origins = nothing(), {}
+    found, origins = empty_values(), {}
     constants = {}
     for name, source in task.get("inputs", {}).get("parameters", {}).items():
         origins[name] = _origin(source)
@@ -52,7 +52,7 @@ def of_task(
         elif (value := _parameter(source, parent, outputs_of, status_of)) is not _MISSING:
             found["parameters"][name] = _selected(name, source, value)
     for name, source in constants.items():
-        value = fill(plain(_constant(source["runtimeValue"], parent)), found["parameters"])
+        value = fill(normalize_numbers(_constant(source["runtimeValue"], parent)), found["parameters"])
         if value is not None:
             found["parameters"][name] = _selected(name, source, value)
     for name, source in task.get("inputs", {}).get("artifacts", {}).items():
@@ -62,27 +62,31 @@ def of_task(
     return complete(found, component, origins, _given_by_iterations(task))
 
 
-def of_pipeline(arguments: Mapping[str, Any], root: Spec) -> Values:
-    """Return the inputs of a pipeline as a whole.
+def pipeline_inputs(arguments: Mapping[str, Any], root: Spec) -> Values:
+    """Return the inputs of the whole pipeline.
+
+    Args:
+        arguments: the arguments of the run, by name.
+        root: the root component.
 
     Raises:
-        EngineError: one is missing or of the wrong type.
+        EngineError: an input is missing or has the wrong type.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
     return complete({"parameters": given, "artifacts": {}}, root, {}, set())
 
 
 def complete(found: Values, component: Spec, origins: Mapping[str, str], later: set[str]) -> Values:
-    """Add defaults to inputs, and bring them to the types that their component declares.
+    """Add default values to inputs, and convert them to the types that the component declares.
 
     Args:
-        found: the inputs, as far as they are known.
-        component: that of the task.
-        origins: where each input should have come from, for the error.
-        later: inputs that may be missing at this point.
+        found: the known inputs.
+        component: the component of the task.
+        origins: the source of each input, for error messages.
+        later: names of inputs that get their value later.
 
     Raises:
-        EngineError: one is missing or of the wrong type.
+        EngineError: an input is missing or has the wrong type.
     """
     definitions = component.get("inputDefinitions", {})
     parameters, artifacts = dict(found["parameters"]), dict(found["artifacts"])
@@ -100,18 +104,18 @@ def complete(found: Values, component: Spec, origins: Mapping[str, str], later: 
 
 
 def loop_items(task: Spec, inputs: Values) -> list[tuple[str, str, Any]] | None:
-    """Return what a loop goes over.
+    """Return the items of a loop.
 
     Args:
-        task: specification of a task.
-        inputs: its inputs.
+        task: the task specification.
+        inputs: the inputs of the task.
 
     Returns:
-        For each iteration "parameters" or "artifacts", the name of the input that differs, and its value; None when
-        the task is no loop.
+        For each iteration: "parameters" or "artifacts", the name of the loop variable, and its value. None if the
+        task is not a loop.
 
     Raises:
-        EngineError: what it should go over is no list.
+        EngineError: the items are not a list.
     """
     if iterator := task.get("parameterIterator"):
         source = iterator["items"]
@@ -123,11 +127,17 @@ def loop_items(task: Spec, inputs: Values) -> list[tuple[str, str, Any]] | None:
     return None
 
 
-def of_iteration(task: Spec, component: Spec, inputs: Values, item: tuple[str, str, Any]) -> Values:
+def iteration_inputs(task: Spec, component: Spec, inputs: Values, item: tuple[str, str, Any]) -> Values:
     """Return the inputs of one iteration of a loop.
 
+    Args:
+        task: the task specification of the loop.
+        component: the component of the loop.
+        inputs: the inputs of the loop.
+        item: one entry of `loop_items`.
+
     Raises:
-        EngineError: the item is not of the type that the loop declares.
+        EngineError: the item does not have the type that the loop declares.
     """
     kind, name, value = item
     own = {"parameters": dict(inputs["parameters"]), "artifacts": dict(inputs["artifacts"])}
@@ -136,13 +146,13 @@ def of_iteration(task: Spec, component: Spec, inputs: Values, item: tuple[str, s
 
 
 def dag_outputs(component: Spec, outputs_of: Outputs) -> Values:
-    """Return what a DAG hands on; what none of its tasks wrote is left out.
+    """Return the outputs of a DAG. Outputs that no task has written are left out.
 
     Args:
-        component: that of the DAG.
-        outputs_of: outputs of a task of the DAG, by its name; empty ones for a task that did not run.
+        component: the component of the DAG.
+        outputs_of: returns the outputs of a task of the DAG, by its name. They are empty if the task did not run.
     """
-    outputs = nothing()
+    outputs = empty_values()
     declared = component.get("dag", {}).get("outputs", {})
     for name, output in declared.get("parameters", {}).items():
         selectors = output.get("valueFromOneof", {}).get("parameterSelectors", [])
@@ -162,10 +172,15 @@ def dag_outputs(component: Spec, outputs_of: Outputs) -> Values:
     return outputs
 
 
-def collected(component: Spec, iterations: list[Values]) -> Values:
-    """Return what a loop hands on: of each output a list, in the order of the iterations.
+def loop_outputs(component: Spec, iterations: list[Values]) -> Values:
+    """Return the outputs of a loop: one list for each output, in the order of the iterations.
 
-    Lists of nested loops are nested for parameters, and joined for artifacts, of which there are no nested lists.
+    Parameters of nested loops become nested lists. Artifacts become one flat list: nested lists of artifacts do not
+    exist.
+
+    Args:
+        component: the component of the loop.
+        iterations: the outputs of each iteration.
     """
     declared = component.get("dag", {}).get("outputs", {})
     parameters = {
@@ -201,19 +216,22 @@ def _selected(name: str, source: Spec, value: Any) -> Any:
         try:
             return select(selector, value)
         except EngineError as error:
-            raise EngineError(f"its input {name!r} cannot be worked out: {error}") from None
+            raise EngineError(f"its input {name!r} cannot be computed: {error}") from None
     return value
 
 
 def _artifacts(source: Spec, parent: Values, outputs_of: Outputs) -> list[Any] | None:
+    found: list[Any] | None
     if "taskOutputArtifact" in source:
         wanted = source["taskOutputArtifact"]
-        return outputs_of(wanted["producerTask"])["artifacts"].get(wanted["outputArtifactKey"])
-    return parent["artifacts"].get(source.get("componentInputArtifact"))
+        found = outputs_of(wanted["producerTask"])["artifacts"].get(wanted["outputArtifactKey"])
+    else:
+        found = parent["artifacts"].get(source.get("componentInputArtifact"))
+    return found
 
 
 def _origin(source: Spec) -> str:
-    """Say where an input comes from, for the error that tells that it has not come."""
+    """Return the source of an input, for the message about a missing input."""
     for kind, key in (("taskOutputParameter", "outputParameterKey"), ("taskOutputArtifact", "outputArtifactKey")):
         if kind in source:
             return f": the task {source[kind]['producerTask']!r} did not write its output {source[kind][key]!r}"
@@ -231,11 +249,12 @@ def _typed(name: str, value: Any, definition: Spec) -> Any:
     try:
         return as_type(value, kind)
     except EngineError as error:
-        raise EngineError(f"its input {name!r} is of the wrong type: {error}") from None
+        raise EngineError(f"its input {name!r} has the wrong type: {error}") from None
 
 
 def _list(items: Any) -> list[Any]:
     try:
-        return as_type(items, "LIST")
+        items_as_list: list[Any] = as_type(items, "LIST")
     except EngineError:
-        raise EngineError(f"a loop needs a list to go over, and got {items!r}") from None
+        raise EngineError(f"a loop needs a list of items, but got {items!r}") from None
+    return items_as_list

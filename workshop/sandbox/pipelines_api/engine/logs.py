@@ -1,4 +1,4 @@
-"""Reads from a task's log why it failed."""
+"""Finds in a task's log why the task failed, and adds lines to logs."""
 
 import re
 from pathlib import Path
@@ -7,40 +7,42 @@ _TAIL_BYTES = 200_000
 _TRACEBACK = "Traceback (most recent call last):"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _EXPLAINED = {
-    126: "the program may not be executed",
+    126: "the program is not executable",
     127: "a program was not found",
     137: "it was killed, often because memory ran out",
-    143: "it was told to end",
+    143: "it was asked to end",
 }
 
 
 def reason(log: Path, start: int, exit_code: int) -> str:
-    """Say why a process failed: the exception that Python printed last, or else its last line.
+    """Return why a process failed: the exception that Python printed last, or else the last line of its output.
 
     Args:
-        log: its log.
-        start: where in the log its output begins.
-        exit_code: how it ended.
+        log: the log that contains its output.
+        start: the position in bytes at which its output begins.
+        exit_code: its exit code; negative if a signal ended it.
     """
     code = f"exit code {exit_code}" if exit_code >= 0 else f"signal {-exit_code}"
     if explained := _EXPLAINED.get(exit_code if exit_code >= 0 else 128 - exit_code):
         code += f": {explained}"
     lines = _own(tail(log, start))
     said = _exception(lines) or next((line for line in reversed(lines) if line.strip()), "")
-    return f"{said.strip()} ({code})" if said.strip() else f"it ended with {code} and said nothing"
+    return f"{said.strip()} ({code})" if said.strip() else f"it ended with {code} and printed nothing"
 
 
 def pip_errors(log: Path, start: int) -> str:
-    """Return what pip says in its lines that begin with `ERROR:`, or else the last line of the log."""
+    """Return the last lines of pip that begin with `ERROR:`, or else the last line of the log."""
     lines = tail(log, start)
     if exception := _exception(lines):
         return exception
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
-    return " ".join(errors[-3:]) or next((line.strip() for line in reversed(lines) if line.strip()), "pip says nothing")
+    return " ".join(errors[-3:]) or next(
+        (line.strip() for line in reversed(lines) if line.strip()), "pip printed nothing"
+    )
 
 
 def tail(log: Path, start: int) -> list[str]:
-    """Return the lines of a log from a position on, the last ones if there are many."""
+    """Return the lines of a log after a position in bytes, without colour codes. Of a long log, return its end."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, 2)
@@ -52,20 +54,20 @@ def tail(log: Path, start: int) -> list[str]:
 
 
 def note(log: Path, line: str) -> None:
-    """Add a line of the engine's own to a log."""
+    """Add a line to a log."""
     with log.open("a") as file:
         file.write(line.rstrip() + "\n")
 
 
 def _own(lines: list[str]) -> list[str]:
-    """Return the lines that come from the task's code, not from kfp, which begins by printing the task's inputs."""
+    """Return the lines of the task's own code. kfp prints the task's inputs before them."""
     if any("Got executor_input:" in line for line in lines) and "}" in lines:
         lines = lines[lines.index("}") + 1 :]
     return [line for line in lines if not line.startswith("[KFP Executor ")]
 
 
 def _exception(lines: list[str]) -> str:
-    """Return the first line after the last traceback's indented ones, such as `ValueError: no`."""
+    """Return the exception line of the last traceback, such as `ValueError: no`; "" if there is no traceback."""
     starts = [number for number, line in enumerate(lines) if line.strip() == _TRACEBACK]
     if not starts:
         return ""

@@ -1,4 +1,4 @@
-"""Fills in what a compiled pipeline leaves open: `{{$.inputs.parameters['x']}}`, the run's name, and the like."""
+"""Replaces the placeholders of a compiled pipeline, such as `{{$.inputs.parameters['x']}}` or the run's name."""
 
 import copy
 import json
@@ -13,6 +13,7 @@ from kfp.local import placeholder_utils
 
 from workshop.sandbox.pipelines_api.engine.contract import Job, Task
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
+from workshop.sandbox.pipelines_api.engine.run_folder import RunFolder
 from workshop.sandbox.pipelines_api.engine.values import as_text
 
 _INPUT = re.compile(r"""\{\{\$\.inputs\.parameters\[(?:'([^']*)'|"([^"]*)")\]\}\}""")
@@ -20,7 +21,7 @@ _STRUCTURES = ('{"Concat": ', '{"IfPresent": ')
 
 
 def of_run(job: Job, task: Task) -> dict[str, str]:
-    """Return what stands for itself, whatever the task's inputs are: the run's and the task's names and ids."""
+    """Return the values of the placeholders that do not depend on inputs, such as names, ids and times."""
     created = datetime.fromtimestamp(job.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         dsl.PIPELINE_JOB_NAME_PLACEHOLDER: job.name,
@@ -31,72 +32,79 @@ def of_run(job: Job, task: Task) -> dict[str, str]:
         dsl.PIPELINE_ROOT_PLACEHOLDER: job.pipeline_root,
         dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER: created,
         dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER: created,
-        dsl.WORKSPACE_PATH_PLACEHOLDER: str(job.directory / "workspace"),
+        dsl.WORKSPACE_PATH_PLACEHOLDER: str(RunFolder(job.directory).workspace),
     }
 
 
+def pipeline_name(job: Job) -> str:
+    """Return the name of the pipeline of a run."""
+    return str(job.spec.get("pipelineInfo", {}).get("name", "pipeline"))
+
+
 def resource_name(job: Job) -> str:
-    """Return a name of the run that nobody else has, as a cluster would give it."""
-    return f"{job.spec.get('pipelineInfo', {}).get('name', 'pipeline')}-{job.run_id[:8]}"
+    """Return a unique name for a run, like the name of its Workflow on a cluster."""
+    return f"{pipeline_name(job)}-{job.run_id[:8]}"
 
 
-def fill(value: Any, words: Mapping[str, str], parameters: Mapping[str, Any]) -> Any:
-    """Fill in a value, however deep the texts lie in it.
+def fill(value: Any, substitutions: Mapping[str, str], parameters: Mapping[str, Any]) -> Any:
+    """Replace the placeholders in all texts of a value, at every level.
 
     Args:
-        value: anything that JSON can hold.
-        words: what stands for what, as `of_run` returns it.
-        parameters: what `{{$.inputs.parameters['name']}}` stands for; a name without a value becomes `null`.
+        value: any value that JSON can represent.
+        substitutions: a replacement for each placeholder, as `of_run` returns it.
+        parameters: the values of `{{$.inputs.parameters['name']}}`. A name without a value becomes `null`.
     """
     if isinstance(value, dict):
-        return {fill(key, words, parameters): fill(inner, words, parameters) for key, inner in value.items()}
+        return {
+            fill(key, substitutions, parameters): fill(inner, substitutions, parameters) for key, inner in value.items()
+        }
     if isinstance(value, list):
-        return [fill(inner, words, parameters) for inner in value]
+        return [fill(inner, substitutions, parameters) for inner in value]
     if not isinstance(value, str) or "{{$" not in value:
         return value
-    return _INPUT.sub(lambda match: as_text(parameters.get(match[1] or match[2])), _with_words(value, words))
+    return _INPUT.sub(lambda match: as_text(parameters.get(match[1] or match[2])), _substitute(value, substitutions))
 
 
 def command_line(
     parts: list[str], executor_input: Mapping[str, Any], job: Job, task: Task, mounted: bool = True
 ) -> list[str]:
-    """Return a container's command and arguments as they are to be executed.
+    """Return the command and the arguments of a container, ready for execution.
 
     Args:
         parts: command and arguments of the specification.
-        executor_input: what the task gets to know; it stands where the specification says `{{$}}`.
+        executor_input: the task's `ExecutorInput`; it replaces `{{$}}`.
         job: the run.
         task: the task.
-        mounted: whether the workspace is to be found where a cluster mounts it.
+        mounted: whether the workspace is mounted at the same path as on a cluster.
 
     Raises:
-        EngineError: a placeholder cannot be filled in.
+        EngineError: a placeholder cannot be replaced.
     """
-    words = of_run(job, task)
+    substitutions = of_run(job, task)
     if not mounted:
-        words[WORKSPACE_MOUNT_PATH] = words[dsl.WORKSPACE_PATH_PLACEHOLDER]
+        substitutions[WORKSPACE_MOUNT_PATH] = substitutions[dsl.WORKSPACE_PATH_PLACEHOLDER]
     whole = json.dumps(executor_input)
     filled: list[str] = []
     for part in parts:
         if part == dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER:
-            # Put in as it is: a value that looks like a placeholder is the learner's own text.
+            # Inserted unchanged: a value that looks like a placeholder is the user's own text.
             filled.append(whole)
         else:
-            filled += _filled_by_kfp(_with_words(part, words), executor_input, job, task)
+            filled += _replace_with_kfp(_substitute(part, substitutions), executor_input, job, task)
     return filled
 
 
-def _with_words(text: str, words: Mapping[str, str]) -> str:
-    for word, replacement in words.items():
-        text = text.replace(word, replacement)
+def _substitute(text: str, substitutions: Mapping[str, str]) -> str:
+    for placeholder, replacement in substitutions.items():
+        text = text.replace(placeholder, replacement)
     return text
 
 
-def _filled_by_kfp(part: str, executor_input: Mapping[str, Any], job: Job, task: Task) -> list[str]:
+def _replace_with_kfp(part: str, executor_input: Mapping[str, Any], job: Job, task: Task) -> list[str]:
     if "{{$" not in part and not part.startswith(_STRUCTURES):
         return [part]
     try:
-        return placeholder_utils.replace_placeholders(
+        filled: list[str] = placeholder_utils.replace_placeholders(
             full_command=[part],
             executor_input_dict=copy.deepcopy(dict(executor_input)),
             pipeline_resource_name=job.name,
@@ -105,4 +113,5 @@ def _filled_by_kfp(part: str, executor_input: Mapping[str, Any], job: Job, task:
             unique_pipeline_id=job.run_id,
         )
     except Exception as error:
-        raise EngineError(f"cannot fill in {part!r}: {error}") from error
+        raise EngineError(f"cannot replace the placeholders in {part!r}: {error}") from error
+    return filled

@@ -1,4 +1,4 @@
-"""Runs processes and containers of tasks, and ends them with everything that they have started."""
+"""Runs the processes of tasks, and ends them together with all processes that they have started."""
 
 import errno
 import os
@@ -14,11 +14,11 @@ from workshop.sandbox import processes
 from workshop.sandbox.pipelines_api.engine.environment import TASK_MARK
 from workshop.sandbox.pipelines_api.engine.errors import Cancelled, EngineError
 
-PATIENCE_SECONDS = 2
+TERMINATE_WITHIN_SECONDS = 2
 
 
 class Running:
-    """What a run has running on this machine, so that all of it can be stopped."""
+    """The processes and containers of a run. All of them can be stopped together."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -26,19 +26,19 @@ class Running:
         self._stopping = False
 
     def process(self, command: list[str], environment: Mapping[str, str], folder: Path, log: Path) -> int:
-        """Run a process to its end, and end whatever it leaves behind.
+        """Run a process until it ends, then end all processes that it has left behind.
 
         Args:
-            command: program and arguments; the program is looked for on the PATH of `environment`.
-            environment: everything that it finds in its environment.
-            folder: where it starts.
-            log: file to which its output is added as it comes.
+            command: program and arguments. The program is searched on the PATH of `environment`.
+            environment: the whole environment of the process.
+            folder: its working folder.
+            log: the file that receives its output.
 
         Returns:
-            Its exit code; negative when a signal ended it.
+            The exit code; negative if a signal ended the process.
 
         Raises:
-            EngineError: it cannot be started.
+            EngineError: the process cannot be started.
             Cancelled: `stop` was called.
         """
         process = _start(command, environment, folder, log)
@@ -53,13 +53,13 @@ class Running:
 
     @contextmanager
     def stoppable(self, stop: Callable[[], None]) -> Iterator[None]:
-        """Make what happens inside end when the run is stopped.
+        """Stop the work inside the `with` block when the run is stopped.
 
         Args:
-            stop: ends it; called from another thread.
+            stop: ends the work; called from another thread.
 
         Raises:
-            Cancelled: the run is being stopped, or was while this went on.
+            Cancelled: the run was stopped before or during the work.
         """
         with self._lock:
             if self._stopping:
@@ -74,7 +74,7 @@ class Running:
             raise Cancelled
 
     def stop(self) -> None:
-        """Stop everything, and let nothing new begin. Returns at once."""
+        """Stop all work, and prevent new work. This method does not wait."""
         with self._lock:
             self._stopping = True
             stops = list(self._stops.values())
@@ -82,7 +82,7 @@ class Running:
             threading.Thread(target=stop, daemon=True).start()
 
 
-def _start(command: list[str], environment: Mapping[str, str], folder: Path, log: Path) -> subprocess.Popen:
+def _start(command: list[str], environment: Mapping[str, str], folder: Path, log: Path) -> subprocess.Popen[bytes]:
     try:
         with log.open("ab") as output:
             return subprocess.Popen(
@@ -96,9 +96,7 @@ def _start(command: list[str], environment: Mapping[str, str], folder: Path, log
             )
     except OSError as error:
         if error.errno == errno.E2BIG:
-            raise EngineError(
-                "its inputs are too long for a command line; hand large values on as artifacts"
-            ) from error
+            raise EngineError("its inputs are too long for a command line; pass large values as artifacts") from error
         raise EngineError(f"cannot start {command[0] if command else 'a task without a command'}: {error}") from error
 
 
@@ -108,7 +106,7 @@ def _end(group: int, task_id: str) -> None:
     def belongs(process: psutil.Process) -> bool:
         return os.getpgid(process.pid) == group or (bool(task_id) and processes.has_mark(process, TASK_MARK, task_id))
 
-    processes.end(lambda: processes.find(belongs), PATIENCE_SECONDS)
+    processes.end(lambda: processes.find(belongs), TERMINATE_WITHIN_SECONDS)
 
 
 def _await_end(process: subprocess.Popen) -> None:

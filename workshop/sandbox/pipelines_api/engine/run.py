@@ -1,4 +1,4 @@
-"""Executes a run: an event loop over its nodes, and a few threads for what its tasks do."""
+"""Executes a run: an event loop over its nodes, and a pool of threads for the work of its tasks."""
 
 import contextlib
 import heapq
@@ -13,62 +13,65 @@ from typing import Any
 
 from workshop.sandbox.pipelines_api.engine import inputs
 from workshop.sandbox.pipelines_api.engine.artifacts import Store
-from workshop.sandbox.pipelines_api.engine.contract import Job, Outcome, Records, State, Task
-from workshop.sandbox.pipelines_api.engine.dag import Dag, bottom_up
+from workshop.sandbox.pipelines_api.engine.contract import Job, Outcome, Records, Result, State, Task
+from workshop.sandbox.pipelines_api.engine.dag import Dag
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
-from workshop.sandbox.pipelines_api.engine.layers import Layers
-from workshop.sandbox.pipelines_api.engine.leaf import Leaf
+from workshop.sandbox.pipelines_api.engine.node import Executable, bottom_up
+from workshop.sandbox.pipelines_api.engine.package_environments import PackageEnvironments
+from workshop.sandbox.pipelines_api.engine.placeholders import pipeline_name
 from workshop.sandbox.pipelines_api.engine.process import Running
-from workshop.sandbox.pipelines_api.engine.task import Result, Workbench, attempt
+from workshop.sandbox.pipelines_api.engine.run_folder import RunFolder
+from workshop.sandbox.pipelines_api.engine.task import RunContext, attempt
 
-# How often a cancellation is looked for while nothing else happens.
-LOOK_EVERY_SECONDS = 0.1
-# How long after a cancellation tasks may take to end before they are given up.
+# How often the event loop checks for a cancellation while no event arrives.
+POLL_SECONDS = 0.1
+# How long tasks may take to end after a cancellation. Then the run ends without them.
 GIVE_UP_AFTER_SECONDS = 6
 
 
 def execute(job: Job, records: Records, cancelled: threading.Event) -> Outcome:
-    """Execute a run to its end.
+    """Execute a run until it ends.
 
     Args:
         job: the run.
-        records: where everything that happens is written down, while it happens.
-        cancelled: when it is set, the run stops.
+        records: where the engine records every change of a task, while the run executes.
+        cancelled: set it to stop the run.
 
     Returns:
-        How it ended. Whatever went wrong, no task is left running, on this machine or in the records.
+        How the run ended. After every kind of error, no task is left running, neither as a process nor in the records.
     """
     return Run(job, records, cancelled).execute()
 
 
 class Run:
-    """A run under way: what its nodes can ask for.
+    """A run in progress. It implements `node.Runtime` for its nodes.
 
     Args:
         job: the run.
-        records: where everything that happens is written down.
-        cancelled: when it is set, the run stops.
+        records: where the engine records every change of a task.
+        cancelled: set it to stop the run.
     """
 
     def __init__(self, job: Job, records: Records, cancelled: threading.Event) -> None:
         self.job = job
         self.cancelled = cancelled
         self._records = records
+        self._folder = RunFolder(job.directory)
         running = Running()
-        store = Store(job.environment, job.directory / "downloads", cancelled)
-        self._bench = Workbench(job, cancelled, running, store, Layers(job, running, cancelled))
+        store = Store(job.environment, self._folder.downloads, cancelled)
+        environments = PackageEnvironments(job, running, cancelled)
+        self._context = RunContext(job, cancelled, running, store, environments)
         self._pool = futures.ThreadPoolExecutor(max(job.tasks_at_once, 1), thread_name_prefix="task")
-        self._attempts: list[futures.Future] = []
+        self._attempts: list[futures.Future[None]] = []
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        # Tasks that are to be tried again: when, a number that keeps the order, and which.
-        self._waiting: list[tuple[float, int, Leaf]] = []
+        # Tasks that wait for their next attempt: due time, a number that keeps the order, the node.
+        self._waiting: list[tuple[float, int, Executable]] = []
         self._numbers = itertools.count()
         self._gives_up_at: float | None = None
-        name = job.spec.get("pipelineInfo", {}).get("name", "pipeline")
-        self._root = Dag(self, None, "", name, job.spec.get("root", {}))
+        self._root = Dag(self, None, "", pipeline_name(job), job.spec.get("root", {}))
 
     def execute(self) -> Outcome:
-        """Execute the run to its end; see `execute` of this module."""
+        """Execute the run until it ends; see the function `execute`."""
         try:
             self._start()
             while not self._root.ended:
@@ -77,78 +80,78 @@ class Run:
                     return self._give_up("CANCELED", "")
             return Outcome(self._root.task.state, self._root.task.error)
         except Exception as error:
-            self._bench.running.stop()
+            self._context.running.stop()
             futures.wait(self._attempts, timeout=GIVE_UP_AFTER_SECONDS)
             return self._give_up("FAILED", f"the run broke off: {type(error).__name__}: {error}")
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def save(self, task: Task) -> None:
-        """Write a task down as it is now."""
+        """Record the current state of a task."""
         self._records.save(replace(task))
 
     def find_cached(self, fingerprint: str) -> dict[str, Any] | None:
         """Return the outputs of an earlier task with this fingerprint, or None."""
         return self._records.find_cached(fingerprint)
 
-    def post(self, event: Callable[[], None]) -> None:
-        """Let something happen in the event loop, after what is happening now."""
-        self._events.put(event)
+    def post(self, callback: Callable[[], None]) -> None:
+        """Queue a callback for the event loop."""
+        self._events.put(callback)
 
-    def submit(self, leaf: Leaf) -> None:
-        """Let a task make an attempt as soon as fewer than `tasks_at_once` are at work."""
+    def submit(self, node: Executable) -> None:
+        """Queue an attempt at a task. At most `tasks_at_once` attempts run at the same time."""
         self._attempts = [future for future in self._attempts if not future.done()]
-        self._attempts.append(self._pool.submit(self._attempt, leaf))
+        self._attempts.append(self._pool.submit(self._attempt, node))
 
-    def later(self, seconds: float, leaf: Leaf) -> None:
-        """Let a task make another attempt after some seconds."""
-        heapq.heappush(self._waiting, (time.monotonic() + seconds, next(self._numbers), leaf))
+    def later(self, seconds: float, node: Executable) -> None:
+        """Queue an attempt at a task after some seconds."""
+        heapq.heappush(self._waiting, (time.monotonic() + seconds, next(self._numbers), node))
 
     def _start(self) -> None:
-        (self.job.directory / "workspace").mkdir(parents=True, exist_ok=True)
+        self._folder.workspace.mkdir(parents=True, exist_ok=True)
         try:
-            self._root.task.inputs = inputs.of_pipeline(self.job.parameters, self.job.spec.get("root", {}))
+            self._root.task.inputs = inputs.pipeline_inputs(self.job.parameters, self.job.spec.get("root", {}))
             self._root.start()
         except EngineError as error:
             self._root.fail(f"the pipeline cannot begin: {error}")
 
     def _step(self) -> None:
-        event = None
+        callback = None
         with contextlib.suppress(queue.Empty):
-            event = self._events.get(timeout=self._patience())
-        if event:
-            event()
+            callback = self._events.get(timeout=self._timeout())
+        if callback:
+            callback()
         if self.cancelled.is_set():
             self._cancel()
         while self._waiting and self._waiting[0][0] <= time.monotonic():
             self.submit(heapq.heappop(self._waiting)[2])
 
-    def _patience(self) -> float:
-        due = self._waiting[0][0] - time.monotonic() if self._waiting else LOOK_EVERY_SECONDS
-        return max(0.0, min(due, LOOK_EVERY_SECONDS))
+    def _timeout(self) -> float:
+        due = self._waiting[0][0] - time.monotonic() if self._waiting else POLL_SECONDS
+        return max(0.0, min(due, POLL_SECONDS))
 
-    def _attempt(self, leaf: Leaf) -> None:
-        """Make an attempt at a task; in a thread of the pool."""
+    def _attempt(self, node: Executable) -> None:
+        """Make an attempt at a task. This method runs in a thread of the pool."""
         result = Result("CANCELED")
         try:
             if not self.cancelled.is_set():
-                leaf.begin()
-                result = attempt(self._bench, leaf.task, leaf.component, leaf.executor)
+                node.begin()
+                result = attempt(self._context, node.task, node.component, node.executor)
         except Exception as error:
             result = Result("FAILED", error=f"{type(error).__name__}: {error}")
-        self.post(lambda: leaf.take(result))
+        self.post(lambda: node.take(result))
 
     def _cancel(self) -> None:
         if self._gives_up_at is None:
             self._gives_up_at = time.monotonic() + GIVE_UP_AFTER_SECONDS
-            self._bench.running.stop()
-            waiting, self._waiting = [leaf for _, _, leaf in self._waiting], []
-            for leaf in waiting:
-                leaf.end("CANCELED")
+            self._context.running.stop()
+            waiting, self._waiting = [node for _, _, node in self._waiting], []
+            for node in waiting:
+                node.cancel()
             self.post(self._root.advance)
 
     def _give_up(self, state: State, error: str) -> Outcome:
-        """End every node that has not ended. What cannot be written down must not keep the others from it."""
+        """End all nodes that have not ended. A node that cannot be saved does not prevent the end of the others."""
         for node in bottom_up(self._root):
             with contextlib.suppress(Exception):
                 node.end(state, error)

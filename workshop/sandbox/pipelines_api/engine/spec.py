@@ -1,4 +1,4 @@
-"""Finds things in a pipeline's specification."""
+"""Reads the specification of a pipeline."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ Spec = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Place:
-    """A task of the specification, where it stands.
+    """A task of the specification and its position.
 
     Attributes:
-        path: as in `contract.Task`, without the iterations of loops.
+        path: as in `contract.Task`, but without loop iterations.
         task: its task specification.
-        component: the component that it refers to.
+        component: the component that the task refers to.
         executor: the executor of that component; None for a DAG.
         label: the executor's name; "" for a DAG.
     """
@@ -32,35 +32,37 @@ def component_of(spec: Spec, task: Spec) -> Spec:
     """Return the component that a task refers to.
 
     Raises:
-        EngineError: there is none.
+        EngineError: the pipeline does not contain that component.
     """
     name = task.get("componentRef", {}).get("name", "")
     try:
-        return spec["components"][name]
+        component: Spec = spec["components"][name]
     except KeyError:
-        raise EngineError(f"the pipeline refers to a component {name!r}, which it does not hold") from None
+        raise EngineError(f"the pipeline refers to a component {name!r}, but it does not contain it") from None
+    return component
 
 
 def executor_of(spec: Spec, component: Spec) -> Spec:
-    """Return the executor of a component that is no DAG.
+    """Return the executor of a component. The component must not be a DAG.
 
     Raises:
-        EngineError: there is none.
+        EngineError: the pipeline does not contain that executor.
     """
     label = component.get("executorLabel", "")
     try:
-        return spec["deploymentSpec"]["executors"][label]
+        executor: Spec = spec["deploymentSpec"]["executors"][label]
     except KeyError:
-        raise EngineError(f"the pipeline refers to an executor {label!r}, which it does not hold") from None
+        raise EngineError(f"the pipeline refers to an executor {label!r}, but it does not contain it") from None
+    return executor
 
 
 def is_dag(component: Spec) -> bool:
-    """Tell whether a component holds tasks of its own. An empty `dag` counts."""
+    """Return whether a component contains tasks. A component with an empty `dag` counts too."""
     return "dag" in component
 
 
 def upstream_of(task: Spec) -> set[str]:
-    """Return the names of the tasks in the same DAG for which a task waits."""
+    """Return the names of the tasks that a task waits for. They are in the same DAG."""
     inputs = task.get("inputs", {})
     sources = [*inputs.get("parameters", {}).values(), *inputs.get("artifacts", {}).values()]
     kinds = ("taskOutputParameter", "taskOutputArtifact", "taskFinalStatus")
@@ -69,21 +71,22 @@ def upstream_of(task: Spec) -> set[str]:
 
 
 def follows_failures(task: Spec) -> bool:
-    """Tell whether a task begins even when those for which it waits have failed."""
-    return task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"
+    """Return whether a task runs even if the tasks that it waits for have failed."""
+    strategy: str = task.get("triggerPolicy", {}).get("strategy", "")
+    return strategy == "ALL_UPSTREAM_TASKS_COMPLETED"
 
 
 def command_of(executor: Spec) -> list[str]:
-    """Return command and arguments of a container, unfilled."""
+    """Return the command and the arguments of a container. Their placeholders are not replaced."""
     container = executor["container"]
     return [*container.get("command", []), *container.get("args", [])]
 
 
 def walk(spec: Spec) -> Iterator[Place]:
-    """Go through every task of a pipeline, each with those that it holds after it.
+    """Yield every task of a pipeline. The tasks of a nested DAG come after the task that contains them.
 
     Raises:
-        EngineError: a task refers to something that is not there.
+        EngineError: a task refers to a component or an executor that does not exist.
     """
     yield from _walk(spec, spec.get("root", {}), "")
 

@@ -1,56 +1,56 @@
-"""Parameter values: from the numbers of a specification to those that Python code expects, and to text."""
+"""Converts parameter values to the types that a specification declares, and to text."""
 
 import json
 from typing import Any
 
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
 
-DEEPEST = 100  # as deep as protocol buffers read JSON, unless told otherwise
-_TRUTHS = {"true": True, "false": False}
+MAX_DEPTH = 100  # the default recursion limit of the JSON parser of protocol buffers
+_BOOLEANS = {"true": True, "false": False}
 _JSON_TYPES = {"LIST": list, "STRUCT": dict}
 
 
-def plain(value: Any, depth: int = 0) -> Any:
-    """Return a value with whole numbers as `int`, however deep they lie.
+def normalize_numbers(value: Any, depth: int = 0) -> Any:
+    """Return a value with all whole numbers as `int`, at every level.
 
-    A specification and the outputs of a task pass through JSON forms that know only floats; like the real server,
-    `[1.0, 2.5]` is handed on as `[1, 2.5]`.
+    Specifications and task outputs pass through JSON forms that have only floats. Like the real server, the engine
+    passes `[1.0, 2.5]` on as `[1, 2.5]`.
 
     Args:
-        value: anything that JSON can hold.
-        depth: how many lists and dictionaries it lies in.
+        value: any value that JSON can represent.
+        depth: the number of lists and dictionaries around the value.
 
     Raises:
-        EngineError: it is nested deeper than `DEEPEST` levels.
+        EngineError: the value is nested deeper than `MAX_DEPTH` levels.
     """
-    if depth > DEEPEST:
-        raise EngineError(f"a value is nested deeper than {DEEPEST} levels; hand it on as an artifact")
+    if depth > MAX_DEPTH:
+        raise EngineError(f"a value is nested deeper than {MAX_DEPTH} levels; pass it as an artifact")
     if isinstance(value, dict):
-        return {key: plain(inner, depth + 1) for key, inner in value.items()}
+        return {key: normalize_numbers(inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(inner, depth + 1) for inner in value]
+        return [normalize_numbers(inner, depth + 1) for inner in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
 
 
 def as_type(value: Any, kind: str) -> Any:
-    """Return a value as the parameter type of a specification demands it.
+    """Convert a value to a parameter type of a specification.
 
     Args:
-        value: anything that JSON can hold.
-        kind: `STRING`, `NUMBER_INTEGER`, `NUMBER_DOUBLE`, `BOOLEAN`, `LIST` or `STRUCT`; others are not looked at.
+        value: any value that JSON can represent.
+        kind: `STRING`, `NUMBER_INTEGER`, `NUMBER_DOUBLE`, `BOOLEAN`, `LIST` or `STRUCT`; other types are not checked.
 
     Raises:
-        EngineError: the value cannot be understood as that type.
+        EngineError: the value cannot be converted to that type.
     """
     if kind == "STRING":
         return as_text(value)
     if kind not in {"NUMBER_INTEGER", "NUMBER_DOUBLE", "BOOLEAN", *_JSON_TYPES}:
-        return plain(value)
+        return normalize_numbers(value)
     parsed = _parsed(value) if isinstance(value, str) else value
     if kind in _JSON_TYPES and isinstance(parsed, _JSON_TYPES[kind]):
-        return plain(parsed)
+        return normalize_numbers(parsed)
     if kind == "BOOLEAN" and isinstance(parsed, bool):
         return parsed
     if kind.startswith("NUMBER") and isinstance(parsed, int | float) and not isinstance(parsed, bool):
@@ -63,14 +63,14 @@ def as_type(value: Any, kind: str) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """Return a value as the text that stands for it inside a string: text as it is, everything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(plain(value))
+    """Return a value as text: a text is returned unchanged, every other value as JSON."""
+    return value if isinstance(value, str) else json.dumps(normalize_numbers(value))
 
 
 _NAMES = {
     "NUMBER_INTEGER": "whole number",
     "NUMBER_DOUBLE": "number",
-    "BOOLEAN": "truth value (true or false)",
+    "BOOLEAN": "boolean (true or false)",
     "LIST": "list",
     "STRUCT": "dictionary",
 }
@@ -84,11 +84,11 @@ def _float(number: float) -> float:
 
 
 def _parsed(text: str) -> Any:
-    if text.lower() in _TRUTHS:
-        return _TRUTHS[text.lower()]
+    if text.lower() in _BOOLEANS:
+        return _BOOLEANS[text.lower()]
     try:
         return json.loads(text)
     except ValueError:
         return text
     except RecursionError:
-        raise EngineError(f"a value is nested deeper than {DEEPEST} levels; hand it on as an artifact") from None
+        raise EngineError(f"a value is nested deeper than {MAX_DEPTH} levels; pass it as an artifact") from None

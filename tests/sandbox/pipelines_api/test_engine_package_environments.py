@@ -1,4 +1,4 @@
-"""Packages that tasks install: in an environment of their own, made once."""
+"""Packages that tasks install go into a separate environment, which is created once."""
 
 import sys
 import threading
@@ -8,7 +8,7 @@ from pathlib import Path
 from kfp import dsl
 
 from tests.support.engine_bench import Memory
-from workshop.sandbox.pipelines_api.engine.layers import split
+from workshop.sandbox.pipelines_api.engine.package_environments import split
 
 
 def using(package: str, **options):
@@ -31,19 +31,19 @@ def using(package: str, **options):
     return answers
 
 
-def layers(bench) -> list[Path]:
-    return [path for path in (bench.folder / "layers").iterdir() if path.is_dir()]
+def environments(bench) -> list[Path]:
+    return [path for path in (bench.folder / "package-environments").iterdir() if path.is_dir()]
 
 
-def test_a_layer_is_made_once_and_used_by_all(bench, tiny_wheel):
+def test_an_environment_is_created_once_and_shared(bench, tiny_wheel):
     pipeline = using(str(tiny_wheel), install_kfp_package=False)
     assert bench.run(pipeline).outputs == {"Output": [42, 43]}
-    (layer,) = layers(bench)
-    made = (layer / "complete").stat().st_mtime_ns
+    (environment,) = environments(bench)
+    made = (environment / "complete").stat().st_mtime_ns
     begun = time.monotonic()
     assert bench.run(pipeline).outputs == {"Output": [42, 43]}
     assert time.monotonic() - begun < 3
-    assert (layer / "complete").stat().st_mtime_ns == made
+    assert (environment / "complete").stat().st_mtime_ns == made
 
 
 def test_nothing_is_installed_where_others_could_see_it(bench, tiny_wheel):
@@ -78,18 +78,18 @@ def test_a_component_that_wants_an_environment_of_its_own_has_one(bench, tiny_wh
 def test_kfp_itself_is_not_installed_again(bench, tiny_wheel):
     ran = bench.run(using(str(tiny_wheel), pip_index_urls=["http://127.0.0.1:9"], pip_trusted_hosts=[]))
     assert ran.outputs == {"Output": [42, 43]}
-    (layer,) = layers(bench)
-    assert not list(layer.glob("lib/python*/site-packages/kfp"))
+    (environment,) = environments(bench)
+    assert not list(environment.glob("lib/python*/site-packages/kfp"))
 
 
 def test_a_layer_that_was_left_half_made_is_made_again(bench, tiny_wheel):
     pipeline = using(str(tiny_wheel), install_kfp_package=False)
     bench.run(pipeline)
-    (layer,) = layers(bench)
-    (layer / "complete").unlink()
-    (layer / "rubbish").touch()
+    (environment,) = environments(bench)
+    (environment / "complete").unlink()
+    (environment / "rubbish").touch()
     assert bench.run(pipeline).outputs == {"Output": [42, 43]}
-    assert (layer / "complete").exists() and not (layer / "rubbish").exists()
+    assert (environment / "complete").exists() and not (environment / "rubbish").exists()
 
 
 def test_an_installation_that_fails_says_what_pip_says(bench):

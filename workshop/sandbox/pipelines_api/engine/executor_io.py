@@ -1,4 +1,4 @@
-"""Hands a task its inputs, and takes its outputs, in the forms that `kfp.dsl.executor` reads and writes."""
+"""Passes inputs to a task and reads its outputs, in the formats of `kfp.dsl.executor`."""
 
 import json
 import math
@@ -14,27 +14,27 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from workshop.sandbox.pipelines_api.engine.artifacts import Store, is_local
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
-from workshop.sandbox.pipelines_api.engine.inputs import Spec, Values, nothing
-from workshop.sandbox.pipelines_api.engine.values import as_type, plain
+from workshop.sandbox.pipelines_api.engine.inputs import Spec, Values, empty_values
+from workshop.sandbox.pipelines_api.engine.values import as_type, normalize_numbers
 
-# Of these, people use what stands in the metadata; most have no file.
+# Artifacts of these types carry their values in the metadata. Most of them have no file.
 _WITHOUT_FILE = ("system.Metrics", "system.ClassificationMetrics", "system.SlicedClassificationMetrics")
 
 Artifact = Mapping[str, Any]
 
 
 def executor_input(store: Store, component: Spec, inputs: Values, folder: Path) -> pipeline_spec_pb2.ExecutorInput:
-    """Describe to a task where its input artifacts lie and where its outputs belong.
+    """Return the `ExecutorInput` of a task: the paths of its input artifacts and of its outputs.
 
     Args:
-        store: brings the input artifacts here.
+        store: downloads the input artifacts.
         component: the task's component.
-        inputs: the task's inputs; the parameters among them are added by `as_dictionary`.
-        folder: where outputs belong.
+        inputs: the task's inputs. `as_dictionary` adds the parameters.
+        folder: the folder for outputs.
 
     Raises:
-        EngineError: an input artifact cannot be had.
-        Cancelled: the run was cancelled meanwhile.
+        EngineError: an input artifact cannot be downloaded.
+        Cancelled: the run was cancelled.
     """
     message = executor_input_utils.construct_executor_input(
         component_spec=_outputs_only(component), arguments={}, task_root=str(folder), block_input_artifact=False
@@ -46,32 +46,32 @@ def executor_input(store: Store, component: Spec, inputs: Values, folder: Path) 
 
 
 def as_dictionary(message: pipeline_spec_pb2.ExecutorInput, inputs: Values) -> dict[str, Any]:
-    """Return the description as the dictionary that a task reads, with its parameters in it."""
-    whole = plain(
+    """Return an `ExecutorInput` as the dictionary that a task reads, including the parameters."""
+    message_as_dict: dict[str, Any] = normalize_numbers(
         executor_input_utils.executor_input_to_dict(
             executor_input=message, component_spec=pipeline_spec_pb2.ComponentSpec()
         )
     )
-    # Not through the message, whose numbers are all floats, and which has no `null`.
-    whole.setdefault("inputs", {})["parameterValues"] = inputs["parameters"]
-    return whole
+    # Not set in the message: its numbers are all floats, and it has no `null`.
+    message_as_dict.setdefault("inputs", {})["parameterValues"] = inputs["parameters"]
+    return message_as_dict
 
 
 def take_outputs(store: Store, component: Spec, message: pipeline_spec_pb2.ExecutorInput, root: str) -> Values:
-    """Return what a task has written, its artifacts stored in S3.
+    """Read the outputs that a task has written, and upload its artifacts to S3.
 
     Args:
-        store: stores the artifacts.
+        store: uploads the artifacts.
         component: the task's component.
-        message: what the task was told.
-        root: URI below which its artifacts belong.
+        message: the task's `ExecutorInput`.
+        root: URI under which its artifacts are stored.
 
     Raises:
-        EngineError: the task wrote something that cannot be read or stored.
-        Cancelled: the run was cancelled meanwhile.
+        EngineError: an output cannot be read or stored.
+        Cancelled: the run was cancelled.
     """
     written = _written(component, message)
-    outputs, declared = nothing(), component.get("outputDefinitions", {})
+    outputs, declared = empty_values(), component.get("outputDefinitions", {})
     for name, definition in declared.get("parameters", {}).items():
         if name in written and written[name] is not None:
             outputs["parameters"][name] = _typed(name, written[name], definition)
@@ -90,44 +90,47 @@ def _outputs_only(component: Spec) -> pipeline_spec_pb2.ComponentSpec:
 
 def _written(component: Spec, message: pipeline_spec_pb2.ExecutorInput) -> dict[str, Any]:
     try:
-        _refuse_odd_numbers(executor_output_utils.load_executor_output(message.outputs.output_file))
-        return executor_output_utils.get_outputs_for_task(message, _outputs_only(component))
+        _refuse_non_finite_numbers(executor_output_utils.load_executor_output(message.outputs.output_file))
+        written: dict[str, Any] = executor_output_utils.get_outputs_for_task(message, _outputs_only(component))
     except EngineError:
         raise
     except Exception as error:
         raise EngineError(f"its outputs cannot be read: {error}") from error
+    return written
 
 
-def _refuse_odd_numbers(told: pipeline_spec_pb2.ExecutorOutput) -> None:
-    """Refuse what Python writes into JSON, but no one else reads from it."""
-    for name, value in told.parameter_values.items():
-        _refuse_odd_number(f"its output {name!r}", executor_output_utils.pb2_value_to_python(value))
-    for name, artifacts in told.artifacts.items():
+def _refuse_non_finite_numbers(output: pipeline_spec_pb2.ExecutorOutput) -> None:
+    """Refuse NaN and infinity. Python writes them to JSON, but they are not valid JSON."""
+    for name, value in output.parameter_values.items():
+        _refuse_non_finite(f"its output {name!r}", executor_output_utils.pb2_value_to_python(value))
+    for name, artifacts in output.artifacts.items():
         for artifact in artifacts.artifacts:
             for key, value in executor_output_utils.pb2_struct_to_python(artifact.metadata).items():
-                _refuse_odd_number(f"the metadata {key!r} of its output {name!r}", value)
+                _refuse_non_finite(f"the metadata {key!r} of its output {name!r}", value)
 
 
-def _refuse_odd_number(what: str, value: Any) -> None:
-    if (odd := _odd_number(value)) is not None:
-        verb = "is" if odd is value else "holds"
-        raise EngineError(f"{what} {verb} {json.dumps(odd)}, which JSON cannot hold; return a text, or leave it out")
+def _refuse_non_finite(name: str, value: Any) -> None:
+    if (number := _first_non_finite(value)) is not None:
+        verb = "is" if number is value else "contains"
+        raise EngineError(
+            f"{name} {verb} {json.dumps(number)}, which JSON cannot represent; return a text, or leave the value out"
+        )
 
 
-def _odd_number(value: Any) -> float | None:
-    """Return the first number in a value that is none to JSON, or None."""
+def _first_non_finite(value: Any) -> float | None:
+    """Return the first NaN or infinity in a value, or None."""
     if isinstance(value, float):
         return None if math.isfinite(value) else value
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    return next((odd for odd in map(_odd_number, inner) if odd is not None), None)
+    return next((number for number in map(_first_non_finite, inner) if number is not None), None)
 
 
 def _path(store: Store, name: str, artifact: Artifact) -> Path:
     try:
-        return store.local(artifact["uri"])
+        return store.fetch(artifact["uri"])
     except FileNotFoundError as error:
         if artifact["type"] in _WITHOUT_FILE:
-            return store.place(artifact["uri"])
+            return store.download_path(artifact["uri"])
         raise EngineError(f"its input artifact {name!r} cannot be read: {error}") from None
     except EngineError as error:
         raise EngineError(f"its input artifact {name!r} cannot be read: {error}") from error
@@ -145,19 +148,19 @@ def _runtime_artifact(name: str, artifact: Artifact, path: Path) -> pipeline_spe
 def _stored(
     store: Store, name: str, own: dsl.Artifact, given: pipeline_spec_pb2.RuntimeArtifact, uri: str
 ) -> dict[str, Any]:
-    record = {"name": own.name or name, "type": given.type.schema_title, "metadata": plain(own.metadata)}
+    record = {"name": own.name or name, "type": given.type.schema_title, "metadata": normalize_numbers(own.metadata)}
     if own.uri and not is_local(own.uri):
         return record | {"uri": own.uri}
     path = Path((own.custom_path or own.uri or given.uri).removeprefix("file://"))
-    store.keep(uri, path)
+    store.remember(uri, path)
     if path.exists():
         store.upload(path, uri)
     return record | {"uri": uri}
 
 
 def _typed(name: str, value: Any, definition: Spec) -> Any:
-    _refuse_odd_number(f"its output {name!r}", value)
+    _refuse_non_finite(f"its output {name!r}", value)
     try:
         return as_type(value, definition.get("parameterType", ""))
     except EngineError as error:
-        raise EngineError(f"its output {name!r} is of the wrong type: {error}") from None
+        raise EngineError(f"its output {name!r} has the wrong type: {error}") from None
