@@ -10,7 +10,7 @@ usage: scripts/create_cluster.sh [--dry-run]
 
 Creates an EKS cluster as deploy/cluster.yaml describes it, waits until its nodes are ready, lets kubectl find it, and
 makes gp3 disks the default for volumes. It takes about 20 minutes, and from then on AWS bills it by the hour, used or
-not, until scripts/clean_up.sh --yes has deleted it. What is there already is left as it is, so running this again
+not, until scripts/clean_up.py --yes has deleted it. What is there already is left as it is, so running this again
 finishes what was interrupted.
 
   --dry-run   print the commands that change something, ready to be pasted; run none of them
@@ -66,7 +66,7 @@ tell_cost() {
     cost=$(python3 -c "$estimate" "$PROJECT/deploy/prices.json" "$NODE_TYPE" "$NODE_COUNT" "$NODE_SPOT") ||
       cost="by the hour"
   fi
-  note "from now on, AWS bills $cost, until you run scripts/clean_up.sh --yes"
+  note "from now on, AWS bills $cost, until you run scripts/clean_up.py --yes"
 }
 
 # The cluster with everything in it.
@@ -78,7 +78,7 @@ if found eks describe-cluster --name "$CLUSTER_NAME" --query '[cluster.status, c
   tell "the cluster $CLUSTER_NAME is there already, with Kubernetes $version"
   case "$status" in
     CREATING) change aws eks wait cluster-active --name "$CLUSTER_NAME" ;;
-    DELETING | FAILED) fail "the cluster $CLUSTER_NAME is $status; delete it with scripts/clean_up.sh, then run this again" ;;
+    DELETING | FAILED) fail "the cluster $CLUSTER_NAME is $status; delete it with scripts/clean_up.py, then run this again" ;;
   esac
   if [ "$version" != "$KUBERNETES_VERSION" ]; then
     note "the cluster $CLUSTER_NAME runs Kubernetes $version, and versions.env says $KUBERNETES_VERSION"
@@ -88,7 +88,7 @@ else
   case "$ANSWER" in
     "") ;;
     CREATE_IN_PROGRESS) fail "an earlier run has begun to make it, and AWS still does; run this again in some minutes" ;;
-    *) fail "an earlier run has left its stack eksctl-$CLUSTER_NAME-cluster ($ANSWER): scripts/clean_up.sh --yes, then run this again" ;;
+    *) fail "an earlier run has left its stack eksctl-$CLUSTER_NAME-cluster ($ANSWER): scripts/clean_up.py --yes, then run this again" ;;
   esac
   tell_cost
   change_with "$(config)" eksctl create cluster -f -
@@ -162,5 +162,5 @@ if $DRY_RUN; then exit 0; fi
 if [ -z "$DONE" ]; then
   say "it has its nodes and volumes; nothing was changed"
 else
-  say "the cluster $CLUSTER_NAME is ready. Next: scripts/install_kubeflow.sh. To stop paying: scripts/clean_up.sh --yes"
+  say "the cluster $CLUSTER_NAME is ready. Next: scripts/install_kubeflow.sh. To stop paying: scripts/clean_up.py --yes"
 fi

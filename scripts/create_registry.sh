@@ -15,7 +15,7 @@ changed is said; one that holds images and was not made by this project is left 
   --keep N            how many tagged images to keep (default: 20)
   --untagged-days N   after how many days an image without a tag expires (default: 7)
   --public            in ECR Public instead, which anybody may pull from. It has neither scans nor expiry, and
-                      clean_up.sh does not delete it: aws ecr-public delete-repository --region us-east-1 --force
+                      clean_up.py does not delete it: aws ecr-public delete-repository --region us-east-1 --force
   --dry-run           print the commands that change something, ready to be pasted; run none of them
 
 settings: COMPONENT_REPOSITORY (python-components), AWS_DEFAULT_REGION

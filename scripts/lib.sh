@@ -271,7 +271,7 @@ default_storage_classes() {
   ANSWER=$(awk '$2 == "true" { print $1 }' <<<"$ANSWER")
 }
 
-# What everything that these scripts make on AWS carries, and what clean_up.sh goes by.
+# What everything that these scripts make on AWS carries, and what clean_up.py goes by.
 # shellcheck disable=SC2034  # for the scripts
 PROJECT_TAG=Key=project,Value=first-kubeflow-pipeline
 

@@ -170,7 +170,7 @@ else
   new=true
 fi
 
-# Only what is certainly the project's is set up, and tagged: clean_up.sh deletes by the tag.
+# Only what is certainly the project's is set up, and tagged: clean_up.py deletes by the tag.
 ours=true
 if ! $new; then
   if setting tags get-bucket-tagging --query "join(' ', TagSet[].join('=', [Key, Value]))"; then tags=$ANSWER; else tags=""; fi
@@ -185,7 +185,7 @@ if ! $new; then
   esac
 fi
 if ! $ours; then
-  tell "the bucket $bucket was in use before; its settings stay, and clean_up.sh deletes it only with --bucket $bucket"
+  tell "the bucket $bucket was in use before; its settings stay, and clean_up.py deletes it only with --bucket $bucket"
 else
   if $new && { $DRY_RUN || setting tags get-bucket-tagging; }; then
     change aws s3api put-bucket-tagging --bucket "$bucket" --tagging 'TagSet=[{Key=project,Value=first-kubeflow-pipeline}]'

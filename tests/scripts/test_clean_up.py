@@ -1,4 +1,4 @@
-"""`scripts/clean_up.sh`: what it shows, what it deletes, and what it leaves alone."""
+"""`scripts/clean_up.py`: what it shows, what it deletes, and what it leaves alone."""
 
 import json
 import re
@@ -102,7 +102,7 @@ def project(account, unique) -> Project:
 
 @pytest.fixture
 def clean_up(shell, project):
-    return lambda *arguments, **options: shell.run("clean_up.sh", *arguments, **project.settings | options)
+    return lambda *arguments, **options: shell.run("clean_up.py", *arguments, **project.settings | options)
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_everything_is_shown_with_its_price_then_deleted_then_found_gone(own_acc
     before = project.left()
     assert len(before) == 10
 
-    shown = shell.run("clean_up.sh", **project.settings)
+    shown = shell.run("clean_up.py", **project.settings)
     assert shown.returncode == 0, shown.stderr
     prices = json.loads((ROOT / "deploy" / "prices.json").read_text())["items"]
     hours = {"cluster": prices["eks_cluster"]["usd"], "nodes": 2 * prices["m6i.xlarge"]["usd"]}
@@ -129,11 +129,11 @@ def test_everything_is_shown_with_its_price_then_deleted_then_found_gone(own_acc
     assert f"{in_all:10.2f}  in all" in shown.stdout
     assert "nothing was changed" in shown.stdout and project.left() == before
 
-    done = shell.run("clean_up.sh", "--yes", **project.settings)
+    done = shell.run("clean_up.py", "--yes", **project.settings)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("AWS was asked again: nothing that is billed is left")
     assert project.left() == [] and [disk["Size"] for disk in ec2.describe_volumes()["Volumes"]] == [1]
-    again = shell.run("clean_up.sh", "--yes", **project.settings)
+    again = shell.run("clean_up.py", "--yes", **project.settings)
     assert again.returncode == 0 and again.stdout == NOTHING
 
 
@@ -197,13 +197,13 @@ def changes(shell) -> list[str]:
 def test_a_cluster_by_eksctl_is_deleted_by_eksctl(shell):
     shell.stand_in("eksctl")
     stand_in_for_eks(shell)
-    shown = shell.run("clean_up.sh", "--dry-run", AWS_DEFAULT_REGION="us-east-1")
+    shown = shell.run("clean_up.py", "--dry-run", AWS_DEFAULT_REGION="us-east-1")
     assert shown.stdout.splitlines() == [
         "aws eks delete-pod-identity-association --cluster-name kubeflow-demo --association-id a-1",
         "eksctl delete cluster --name kubeflow-demo --region us-east-1 --wait --disable-nodegroup-eviction",
     ]
     assert changes(shell) == []
-    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+    done = shell.run("clean_up.py", "--yes", AWS_DEFAULT_REGION="us-east-1")
     assert changes(shell) == shown.stdout.splitlines()
     # This AWS still shows the cluster afterwards: that is no success.
     assert done.returncode == 1 and "AWS still bills some of it" in done.stderr
@@ -218,7 +218,7 @@ def test_when_eksctl_fails_what_it_has_left_is_deleted_if_the_cluster_is_gone(sh
     interfaces = ("describe-network-interfaces", "eni-1\n"), ("describe-security-groups", "sg-1\n")
     stack = ("describe-stacks", "eksctl-kubeflow-demo-cluster\n")
     stand_in_for_eks(shell, *interfaces, stack, ("--name kubeflow-demo$", gone, 254))
-    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+    done = shell.run("clean_up.py", "--yes", AWS_DEFAULT_REGION="us-east-1")
     assert "eksctl has left something" in done.stderr
     assert changes(shell)[2:] == [
         "aws ec2 delete-network-interface --network-interface-id eni-1",
@@ -231,20 +231,20 @@ def test_when_eksctl_fails_what_it_has_left_is_deleted_if_the_cluster_is_gone(sh
 def test_when_eksctl_fails_and_the_cluster_is_there_nothing_else_is_deleted(shell):
     shell.stand_in("eksctl", ("delete", "no\n", 1))
     stand_in_for_eks(shell)
-    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+    done = shell.run("clean_up.py", "--yes", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 1 and "eksctl has not deleted the cluster kubeflow-demo" in done.stderr
     assert changes(shell)[-1].startswith("eksctl delete cluster")
 
 
 def test_without_eksctl_nothing_is_deleted(shell):
     stand_in_for_eks(shell)
-    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+    done = shell.run("clean_up.py", "--yes", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 3 and "eksctl is not installed" in done.stderr and changes(shell) == []
 
 
 def test_a_cluster_without_the_tag_keeps_all_that_carries_its_name(shell):
     stand_in_for_eks(shell, ("describe-cluster", "-\tTrue\n"), ("describe-volumes", "vol-1\t1\tgp3\tavailable\n"))
-    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+    done = shell.run("clean_up.py", "--yes", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 0 and done.stdout == NOTHING and "left alone" in done.stderr
     assert changes(shell) == []
 
@@ -253,7 +253,7 @@ def test_stacks_that_eksctl_has_left_are_deleted_the_clusters_own_last(shell):
     gone = "An error occurred (ResourceNotFoundException) when calling the DescribeCluster operation: none"
     stacks = "eksctl-kubeflow-demo-cluster\teksctl-kubeflow-demo-nodegroup-nodes\n"
     stand_in_for_eks(shell, ("describe-cluster", gone, 254), ("describe-stacks", stacks))
-    shown = shell.run("clean_up.sh", "--dry-run", AWS_DEFAULT_REGION="us-east-1")
+    shown = shell.run("clean_up.py", "--dry-run", AWS_DEFAULT_REGION="us-east-1")
     names = re.findall(r"delete-stack --stack-name (\S+)", shown.stdout)
     assert names == ["eksctl-kubeflow-demo-nodegroup-nodes", "eksctl-kubeflow-demo-cluster"]
 
@@ -261,19 +261,19 @@ def test_stacks_that_eksctl_has_left_are_deleted_the_clusters_own_last(shell):
 def test_what_aws_denies_is_1_and_nothing_is_deleted(shell):
     said = "An error occurred (AccessDenied) when calling the ListNodegroups operation: no"
     stand_in_for_eks(shell, ("list-nodegroups", said, 254))
-    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+    done = shell.run("clean_up.py", "--yes", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 1 and said in done.stderr and changes(shell) == []
 
 
 def test_the_cluster_on_this_machine_is_deleted_by_kind(shell):
     shell.stand_in("kind", ("get clusters", "another\nkubeflow-demo\n"))
-    assert "nothing was changed" in shell.run("clean_up.sh", "--local").stdout
-    assert shell.run("clean_up.sh", "--local", "--dry-run").stdout == "kind delete cluster --name kubeflow-demo\n"
+    assert "nothing was changed" in shell.run("clean_up.py", "--local").stdout
+    assert shell.run("clean_up.py", "--local", "--dry-run").stdout == "kind delete cluster --name kubeflow-demo\n"
     assert changes(shell) == ["kind get clusters"] * 2
-    assert shell.run("clean_up.sh", "--local", "--yes").returncode == 0
+    assert shell.run("clean_up.py", "--local", "--yes").returncode == 0
     assert shell.calls[-1] == "kind delete cluster --name kubeflow-demo"
     shell.stand_in("kind", ("get clusters", "another\n"))
-    assert "nothing to do" in shell.run("clean_up.sh", "--local", "--yes").stdout
+    assert "nothing to do" in shell.run("clean_up.py", "--local", "--yes").stdout
 
 
 def test_no_tool_and_no_credentials_are_3(clean_up, shell):
@@ -284,9 +284,9 @@ def test_no_tool_and_no_credentials_are_3(clean_up, shell):
 
 
 def test_wrong_usage_and_bad_names_are_2(shell):
-    assert shell.run("clean_up.sh", "everything").returncode == 2
-    assert shell.run("clean_up.sh", "--bucket").returncode == 2
-    assert shell.run("clean_up.sh", CLUSTER_NAME="*").returncode == 2
+    assert shell.run("clean_up.py", "everything").returncode == 2
+    assert shell.run("clean_up.py", "--bucket").returncode == 2
+    assert shell.run("clean_up.py", CLUSTER_NAME="*").returncode == 2
 
 
 def test_the_clusters_of_the_sandbox_are_tagged_as_the_projects(account):

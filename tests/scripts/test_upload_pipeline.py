@@ -1,4 +1,4 @@
-"""`scripts/upload_pipeline.sh` as it is typed, against the sandbox's Pipelines API."""
+"""`scripts/upload_pipeline.py` as it is typed, against the sandbox's Pipelines API."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from kfp import compiler, dsl
 
 from workshop.project import ROOT
 
-SCRIPT = ROOT / "scripts" / "upload_pipeline.sh"
+SCRIPT = ROOT / "scripts" / "upload_pipeline.py"
 
 
 @dsl.component(base_image="python:3.12", install_kfp_package=False)
