@@ -322,7 +322,7 @@ class Account:
     def _find_identity_providers(self) -> list[Item]:
         client = self._client("iam")
         items = []
-        for provider in client.list_open_id_connect_providers()["OpenIDConnectProviderList"]:
+        for provider in self._list("iam", "list_open_id_connect_providers", "OpenIDConnectProviderList"):
             arn = provider["Arn"]
             # IAM is the same in every region, and another region may have a cluster of this name.
             if f"/oidc.eks.{self.region}." not in arn:
