@@ -35,28 +35,28 @@ while [ $# -gt 0 ]; do
     -h | --help) usage; exit 0 ;;
     --dry-run) DRY_RUN=true; shift ;;
     --name) name_only=true; shift ;;
-    --tag) [ -n "${2:-}" ] || wrong "--tag needs a value"; tag=$2; shift 2 ;;
+    --tag) [ -n "${2:-}" ] || ws_reject_usage "--tag needs a value"; tag=$2; shift 2 ;;
     --file)
-      if ! [ -f "${2:-}" ]; then wrong "--file needs a Dockerfile, and \"${2:-}\" is no file"; fi
+      if ! [ -f "${2:-}" ]; then ws_reject_usage "--file needs a Dockerfile, and \"${2:-}\" is no file"; fi
       dockerfile=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
       shift 2 ;;
     --) shift; options=("$@"); break ;;
-    -*) wrong "unknown option: $1" ;;
-    component | notebook) [ -z "$kind" ] || wrong "one image at a time"; kind=$1; shift ;;
-    *) wrong "there is no image $1: it is component or notebook" ;;
+    -*) ws_reject_usage "unknown option: $1" ;;
+    component | notebook) [ -z "$kind" ] || ws_reject_usage "one image at a time"; kind=$1; shift ;;
+    *) ws_reject_usage "there is no image $1: it is component or notebook" ;;
   esac
 done
 kind=${kind:-component}
-read_settings
-need_setting COMPONENT_BASE_IMAGE "the image to begin with, such as python:3.12-slim-bookworm"
+ws_read_settings
+ws_require_setting COMPONENT_BASE_IMAGE "the image to begin with, such as python:3.12-slim-bookworm"
 if ! [[ $COMPONENT_BASE_IMAGE =~ ^[a-z0-9][A-Za-z0-9._:/@-]*$ ]]; then
-  wrong "COMPONENT_BASE_IMAGE is \"$COMPONENT_BASE_IMAGE\"; it must be the name of an image"
+  ws_reject_usage "COMPONENT_BASE_IMAGE is \"$COMPONENT_BASE_IMAGE\"; it must be the name of an image"
 fi
 time_in_image=${SOURCE_DATE_EPOCH:-1767225600}
-if ! [[ $time_in_image =~ ^[0-9]+$ ]]; then wrong "SOURCE_DATE_EPOCH is \"$time_in_image\"; it must be seconds since 1970"; fi
+if ! [[ $time_in_image =~ ^[0-9]+$ ]]; then ws_reject_usage "SOURCE_DATE_EPOCH is \"$time_in_image\"; it must be seconds since 1970"; fi
 
 platform=${IMAGE_PLATFORM:-linux/amd64}
-if ! [[ $platform =~ ^linux/[a-z0-9/]+$ ]]; then wrong "IMAGE_PLATFORM is \"$platform\"; it must be like linux/amd64 or linux/arm64"; fi
+if ! [[ $platform =~ ^linux/[a-z0-9/]+$ ]]; then ws_reject_usage "IMAGE_PLATFORM is \"$platform\"; it must be like linux/amd64 or linux/arm64"; fi
 
 # What goes into each image; .dockerignore lets through just this.
 cd "$PROJECT"
@@ -76,66 +76,66 @@ if [ -z "$dockerfile" ] || [ "$(cat "$dockerfile")" = "$(cat "docker/$kind/Docke
   dockerfile=docker/$kind/Dockerfile
 fi
 
-sha256() { if has sha256sum; then sha256sum; else shasum -a 256; fi; }
-contents() {
-  say "$COMPONENT_BASE_IMAGE $time_in_image $platform"
+hash_input() { if ws_has_tool sha256sum; then sha256sum; else shasum -a 256; fi; }
+print_contents() {
+  ws_print "$COMPONENT_BASE_IMAGE $time_in_image $platform"
   find "${inputs[@]}" -type f ! -name '.*' ! -path '*/__pycache__/*' ! -path '*/.*/*' | LC_ALL=C sort |
     while IFS= read -r file; do
-      say "$file"
-      if [ -x "$file" ]; then say "can be run"; fi
+      ws_print "$file"
+      if [ -x "$file" ]; then ws_print "can be run"; fi
       cat "$file"
     done
   if [ "$dockerfile" != "docker/$kind/Dockerfile" ]; then cat "$dockerfile"; fi
 }
-if [ -z "$tag" ]; then tag=$(contents | sha256 | cut -c 1-12); fi
-if [ "$tag" = latest ]; then wrong "the tag latest would be moved with each build; leave out --tag, or name a version"; fi
+if [ -z "$tag" ]; then tag=$(print_contents | hash_input | cut -c 1-12); fi
+if [ "$tag" = latest ]; then ws_reject_usage "the tag latest would be moved with each build; leave out --tag, or name a version"; fi
 if ! [[ $tag =~ ^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$ ]]; then
-  wrong "the tag is \"$tag\"; it must be up to 128 letters, digits, and _ . - between them"
+  ws_reject_usage "the tag is \"$tag\"; it must be up to 128 letters, digits, and _ . - between them"
 fi
 image=$repository:$tag
-if $name_only; then say "$image"; exit 0; fi
+if $name_only; then ws_print "$image"; exit 0; fi
 
-need docker
-if has docker; then
+ws_require_tool docker
+if ws_has_tool docker; then
   if ! docker version --format '{{.Server.Version}}' >/dev/null 2>"$WORK/error"; then
-    if ! $DRY_RUN; then lacks "Docker is installed, but does not answer: $(tail -1 "$WORK/error") Start it."; fi
-    note "Docker does not answer; the command is that for when the image is not there yet"
+    if ! $DRY_RUN; then ws_report_missing "Docker is installed, but does not answer: $(tail -1 "$WORK/error") Start it."; fi
+    ws_note "Docker does not answer; the command is that for when the image is not there yet"
   elif docker image inspect "$image" >/dev/null 2>&1; then
-    note "$kind: it is there already; nothing to do"
-    say "$image"
+    ws_note "$kind: it is there already; nothing to do"
+    ws_print "$image"
     exit 0
   fi
   # Old clients build with BuildKit by themselves, newer ones by a plugin: https://docs.docker.com/build/buildkit/
   version=$(docker --version | sed -nE 's/^[^0-9]*([0-9]+\.[0-9]+).*$/\1/p')
-  if at_least "$version" 23.0 && ! docker buildx version >/dev/null 2>&1; then
+  if [ "${version%%.*}" -ge 23 ] 2>/dev/null && ! docker buildx version >/dev/null 2>&1; then
     buildx="Docker lacks its plugin for builds, buildx. Linux: install docker-buildx-plugin or docker-buildx; macOS: it comes with Docker Desktop, else brew install docker-buildx"
-    if $DRY_RUN; then note "$buildx"; else lacks "$buildx"; fi
+    if $DRY_RUN; then ws_note "$buildx"; else ws_report_missing "$buildx"; fi
   fi
 fi
-if has git && [ -n "$(git -c safe.directory='*' status --porcelain -- "${inputs[@]}" 2>/dev/null)" ]; then
-  note "some of what goes into the image is not committed; the tag stands for the files as they are"
+if ws_has_tool git && [ -n "$(git -c safe.directory='*' status --porcelain -- "${inputs[@]}" 2>/dev/null)" ]; then
+  ws_note "some of what goes into the image is not committed; the tag stands for the files as they are"
 fi
 
 secrets=()
 if [ -n "${PIP_CONFIG_FILE:-}" ]; then secrets+=(--secret "id=pip.conf,src=$PIP_CONFIG_FILE"); fi
 if [ -n "${PIP_CERT:-}" ]; then secrets+=(--secret "id=ca.crt,src=$PIP_CERT"); fi
 for file in "${PIP_CONFIG_FILE:-}" "${PIP_CERT:-}"; do
-  case "$file" in *,* | *\"*) wrong "Docker cannot take a file with a comma or a quote in its name: $file" ;; esac
-  if [ -n "$file" ] && ! [ -r "$file" ]; then fail "there is no file $file, which PIP_CONFIG_FILE or PIP_CERT names"; fi
+  case "$file" in *,* | *\"*) ws_reject_usage "Docker cannot take a file with a comma or a quote in its name: $file" ;; esac
+  if [ -n "$file" ] && ! [ -r "$file" ]; then ws_fail "there is no file $file, which PIP_CONFIG_FILE or PIP_CERT names"; fi
 done
 
 # Without the attestations, which newer builders add, one build is like the next.
-build() {
-  change env DOCKER_BUILDKIT=1 BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build --platform "$platform" --tag "$image" \
+build_image() {
+  ws_run_or_show env DOCKER_BUILDKIT=1 BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build --platform "$platform" --tag "$image" \
     --file "$dockerfile" --build-arg "BASE_IMAGE=$COMPONENT_BASE_IMAGE" \
     --build-arg "SOURCE_DATE_EPOCH=$time_in_image" --build-arg "VERSION=$tag" \
     ${secrets[@]+"${secrets[@]}"} ${options[@]+"${options[@]}"} .
 }
-if ! (build); then
+if ! (build_image); then
   if ! docker image inspect "$COMPONENT_BASE_IMAGE" >/dev/null 2>&1 &&
     ! docker pull --quiet --platform "$platform" "$COMPONENT_BASE_IMAGE" >/dev/null 2>"$WORK/error"; then
-    lacks "$COMPONENT_BASE_IMAGE, with which the image begins, is not here and cannot be pulled: $(tail -1 "$WORK/error"). Name another in COMPONENT_BASE_IMAGE, such as one in your own registry."
+    ws_report_missing "$COMPONENT_BASE_IMAGE, with which the image begins, is not here and cannot be pulled: $(tail -1 "$WORK/error"). Name another in COMPONENT_BASE_IMAGE, such as one in your own registry."
   fi
   exit 1
 fi
-if ! $DRY_RUN; then say "$image"; fi
+if ! $DRY_RUN; then ws_print "$image"; fi

@@ -28,24 +28,24 @@ while [ $# -gt 0 ]; do
     -h | --help) usage; exit 0 ;;
     --dry-run) DRY_RUN=true; shift ;;
     --stdin) from=stdin; shift ;;
-    *) wrong "unknown argument: $1" ;;
+    *) ws_reject_usage "unknown argument: $1" ;;
   esac
 done
-read_settings
-which_cluster
+ws_read_settings
+ws_select_cluster
 
 python=""
 for candidate in python3 "$PROJECT/.venv/bin/python"; do
-  if has "$candidate" && "$candidate" -c 'import bcrypt' 2>/dev/null; then python=$candidate; break; fi
+  if ws_has_tool "$candidate" && "$candidate" -c 'import bcrypt' 2>/dev/null; then python=$candidate; break; fi
 done
 if [ -z "$python" ]; then
-  if ! $DRY_RUN; then lacks "the Python package bcrypt is missing. Linux and macOS: make .venv/.ready, or pip install bcrypt"; fi
+  if ! $DRY_RUN; then ws_report_missing "the Python package bcrypt is missing. Linux and macOS: make .venv/.ready, or pip install bcrypt"; fi
   python=python3
 fi
 case "$python" in /*) python=.venv/bin/python; cd "$PROJECT" ;; esac
 
-if ! is_there secret dex-passwords -n auth && ! is_there deployment dex -n auth && ! $DRY_RUN; then
-  fail "there is no login in $CONTEXT: it belongs to the whole platform, scripts/install_kubeflow.sh --platform full"
+if ! ws_cluster_has secret dex-passwords -n auth && ! ws_cluster_has deployment dex -n auth && ! $DRY_RUN; then
+  ws_fail "there is no login in $CONTEXT: it belongs to the whole platform, scripts/install_kubeflow.sh --platform full"
 fi
 
 # Takes the password, and gives the hash to the command in its arguments: it passes through no variable of the shell,
@@ -77,7 +77,7 @@ sys.exit(subprocess.run(command, input=json.dumps(secret), text=True, stdout=sub
 '
 # Applied by the server, because a plain apply would write the hash into an annotation as well.
 set_password=("$python" -c "$hash_into" "$from" kubectl --context "$CONTEXT" apply --server-side --force-conflicts -f -)
-if $DRY_RUN; then show "${set_password[@]}"; else "${set_password[@]}" || fail "the password is as it was"; fi
-change kubectl --context "$CONTEXT" rollout restart deployment dex -n auth
-change kubectl --context "$CONTEXT" rollout status deployment dex -n auth --timeout=180s
-if ! $DRY_RUN; then say "the password of user@example.com is changed. Who is logged in stays so until the session ends."; fi
+if $DRY_RUN; then ws_show_command "${set_password[@]}"; else "${set_password[@]}" || ws_fail "the password is as it was"; fi
+ws_run_or_show kubectl --context "$CONTEXT" rollout restart deployment dex -n auth
+ws_run_or_show kubectl --context "$CONTEXT" rollout status deployment dex -n auth --timeout=180s
+if ! $DRY_RUN; then ws_print "the password of user@example.com is changed. Who is logged in stays so until the session ends."; fi

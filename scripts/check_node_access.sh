@@ -27,62 +27,62 @@ while [ $# -gt 0 ]; do
     -h | --help) usage; exit 0 ;;
     --dry-run) DRY_RUN=true; shift ;;
     --fix) fix=true; shift ;;
-    *) wrong "unknown argument: $1" ;;
+    *) ws_reject_usage "unknown argument: $1" ;;
   esac
 done
-read_settings
-who_am_i
+ws_read_settings
+ws_identify_account
 
 # Prints the policy to attach: the one that allows nothing but pulling, where it is known already.
 smallest_policy() {
   local policy
   for policy in PullOnly ReadOnly; do
     policy=$partition:iam::aws:policy/AmazonEC2ContainerRegistry$policy
-    if found iam get-policy --policy-arn "$policy"; then break; fi
+    if ws_find_in_aws iam get-policy --policy-arn "$policy"; then break; fi
   done
-  say "$policy"
+  ws_print "$policy"
 }
 
-found eks describe-cluster --name "$CLUSTER_NAME" --query cluster.arn --output text ||
-  fail "there is no cluster $CLUSTER_NAME in $AWS_DEFAULT_REGION. Make it with scripts/create_cluster.sh, or set CLUSTER_NAME"
+ws_find_in_aws eks describe-cluster --name "$CLUSTER_NAME" --query cluster.arn --output text ||
+  ws_fail "there is no cluster $CLUSTER_NAME in $AWS_DEFAULT_REGION. Make it with scripts/create_cluster.sh, or set CLUSTER_NAME"
 partition=$(cut -d: -f1-2 <<<"$ANSWER")
-tell "cluster $CLUSTER_NAME"
-ask eks list-nodegroups --cluster-name "$CLUSTER_NAME" --query "nodegroups[]" --output text
+ws_report "cluster $CLUSTER_NAME"
+ws_ask_aws eks list-nodegroups --cluster-name "$CLUSTER_NAME" --query "nodegroups[]" --output text
 groups=$ANSWER
-[ -n "$groups" ] || fail "the cluster $CLUSTER_NAME has no node groups that EKS manages; nothing can be said of its nodes"
+[ -n "$groups" ] || ws_fail "the cluster $CLUSTER_NAME has no node groups that EKS manages; nothing can be said of its nodes"
 
 checked=" " missing=""
 for group in $groups; do
-  ask eks describe-nodegroup --cluster-name "$CLUSTER_NAME" --nodegroup-name "$group" --query nodegroup.nodeRole --output text
+  ws_ask_aws eks describe-nodegroup --cluster-name "$CLUSTER_NAME" --nodegroup-name "$group" --query nodegroup.nodeRole --output text
   role=${ANSWER##*/}
-  tell "  node group $group"
-  tell "    role $role"
+  ws_report "  node group $group"
+  ws_report "    role $role"
   case "$checked" in *" $role "*) continue ;; esac
   checked="$checked$role "
-  ask iam list-attached-role-policies --role-name "$role" --query "AttachedPolicies[].PolicyArn" --output text
+  ws_ask_aws iam list-attached-role-policies --role-name "$role" --query "AttachedPolicies[].PolicyArn" --output text
   may=""
   for policy in $ANSWER; do
     case "$policy" in
       arn:*:iam::aws:policy/AmazonEC2ContainerRegistryPullOnly | arn:*:iam::aws:policy/AmazonEC2ContainerRegistryReadOnly | \
         arn:*:iam::aws:policy/AmazonEC2ContainerRegistryPowerUser | arn:*:iam::aws:policy/AmazonEC2ContainerRegistryFullAccess)
         may=true
-        tell "      policy ${policy##*/}: may pull from ECR" ;;
-      *) tell "      policy ${policy##*/}" ;;
+        ws_report "      policy ${policy##*/}: may pull from ECR" ;;
+      *) ws_report "      policy ${policy##*/}" ;;
     esac
   done
   if [ -z "$may" ]; then
-    tell "      no policy that allows to pull from ECR"
+    ws_report "      no policy that allows to pull from ECR"
     missing="$missing $role"
   fi
 done
 
 if [ -z "$missing" ]; then
-  tell "all nodes may pull from ECR; nothing to do"
+  ws_report "all nodes may pull from ECR; nothing to do"
   exit 0
 fi
-if ! $fix; then fail "these roles may not pull from ECR:$missing. Allow it with: scripts/check_node_access.sh --fix"; fi
+if ! $fix; then ws_fail "these roles may not pull from ECR:$missing. Allow it with: scripts/check_node_access.sh --fix"; fi
 policy=$(smallest_policy)
 for role in $missing; do
-  change aws iam attach-role-policy --role-name "$role" --policy-arn "$policy"
-  if ! $DRY_RUN; then say "attached ${policy##*/} to $role"; fi
+  ws_run_or_show aws iam attach-role-policy --role-name "$role" --policy-arn "$policy"
+  if ! $DRY_RUN; then ws_print "attached ${policy##*/} to $role"; fi
 done

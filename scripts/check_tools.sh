@@ -27,17 +27,27 @@ while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) usage; exit 0 ;;
     --dry-run) DRY_RUN=true; shift ;;
-    -*) wrong "unknown option: $1" ;;
+    -*) ws_reject_usage "unknown option: $1" ;;
     *)
-      case " $TOOLS " in *" $1 "*) ;; *) wrong "unknown tool: $1; known are: $TOOLS" ;; esac
+      case " $TOOLS " in *" $1 "*) ;; *) ws_reject_usage "unknown tool: $1; known are: $TOOLS" ;; esac
       wanted="$wanted $1"
       shift ;;
   esac
 done
-read_settings
+ws_read_settings
 
-# The first thing in a tool's answer that looks like a version.
-version_of() {
+# is_at_least VERSION NEEDED: compares versions number by number.
+is_at_least() {
+  local IFS=. i
+  # shellcheck disable=SC2206
+  local have=($1) want=($2)
+  for i in 0 1 2; do
+    if ((10#${have[i]:-0} != 10#${want[i]:-0})); then ((10#${have[i]:-0} > 10#${want[i]:-0})); return; fi
+  done
+}
+
+# Prints the first thing in a tool's answer that looks like a version.
+print_version() {
   local said
   case "$1" in
     aws | docker) said=$("$1" --version 2>&1) ;;
@@ -50,47 +60,47 @@ version_of() {
 
 # kubectl may be one minor version older or newer than the cluster: https://kubernetes.io/releases/version-skew-policy/
 minor=${KUBERNETES_VERSION#*.}
-needed_by() {
+print_needed_version() {
   case "$1" in
-    aws) case "$2" in 1.*) say "$AWS_CLI_1_VERSION" ;; *) say "$AWS_CLI_VERSION" ;; esac ;;
-    kubectl) say "${KUBERNETES_VERSION%%.*}.$((minor - 1))" ;;
-    eksctl) say "$EKSCTL_VERSION" ;;
-    kustomize) say "$KUSTOMIZE_VERSION" ;;
-    docker) say "$DOCKER_VERSION" ;;
-    kind) say "$KIND_VERSION" ;;
+    aws) case "$2" in 1.*) ws_print "$AWS_CLI_1_VERSION" ;; *) ws_print "$AWS_CLI_VERSION" ;; esac ;;
+    kubectl) ws_print "${KUBERNETES_VERSION%%.*}.$((minor - 1))" ;;
+    eksctl) ws_print "$EKSCTL_VERSION" ;;
+    kustomize) ws_print "$KUSTOMIZE_VERSION" ;;
+    docker) ws_print "$DOCKER_VERSION" ;;
+    kind) ws_print "$KIND_VERSION" ;;
   esac
 }
 
 missing=0
-line() { printf '%-10s %-10s %-10s %s\n' "$@"; }
-line tool found needed ""
+print_row() { printf '%-10s %-10s %-10s %s\n' "$@"; }
+print_row tool found needed ""
 for tool in ${wanted:-$TOOLS}; do
-  if ! has "$tool"; then
-    line "$tool" - "$(needed_by "$tool" "")" "missing. $(how_to_get "$tool")"
+  if ! ws_has_tool "$tool"; then
+    print_row "$tool" - "$(print_needed_version "$tool" "")" "missing. $(ws_print_install_advice "$tool")"
     missing=$((missing + 1))
     continue
   fi
-  version=$(version_of "$tool")
-  needed=$(needed_by "$tool" "$version")
+  version=$(print_version "$tool")
+  needed=$(print_needed_version "$tool" "$version")
   if [ -z "$version" ]; then
-    line "$tool" "?" "$needed" "it does not say its version"
-  elif ! at_least "$version" "$needed"; then
-    line "$tool" "$version" "$needed" "too old. $(how_to_get "$tool")"
+    print_row "$tool" "?" "$needed" "it does not say its version"
+  elif ! is_at_least "$version" "$needed"; then
+    print_row "$tool" "$version" "$needed" "too old. $(ws_print_install_advice "$tool")"
     missing=$((missing + 1))
-  elif [ "$tool" = kubectl ] && ! at_least "${KUBERNETES_VERSION%%.*}.$((minor + 1))" "${version%.*}"; then
-    line "$tool" "$version" "$needed" "too new for Kubernetes $KUBERNETES_VERSION: kubectl may be one minor version ahead"
+  elif [ "$tool" = kubectl ] && ! is_at_least "${KUBERNETES_VERSION%%.*}.$((minor + 1))" "${version%.*}"; then
+    print_row "$tool" "$version" "$needed" "too new for Kubernetes $KUBERNETES_VERSION: kubectl may be one minor version ahead"
     missing=$((missing + 1))
   else
-    line "$tool" "$version" "$needed" ok
+    print_row "$tool" "$version" "$needed" ok
   fi
 done
 
 case " ${wanted:-$TOOLS} " in
   *" aws "*)
-    if has aws; then
-      who_am_i
-      ask sts get-caller-identity --query Arn --output text
-      say "AWS: you are $ANSWER, account $ACCOUNT, region $AWS_DEFAULT_REGION"
+    if ws_has_tool aws; then
+      ws_identify_account
+      ws_ask_aws sts get-caller-identity --query Arn --output text
+      ws_print "AWS: you are $ANSWER, account $ACCOUNT, region $AWS_DEFAULT_REGION"
     fi ;;
 esac
-if [ "$missing" -gt 0 ]; then lacks "$missing of these tools are missing or do not fit"; fi
+if [ "$missing" -gt 0 ]; then ws_report_missing "$missing of these tools are missing or do not fit"; fi

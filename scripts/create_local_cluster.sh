@@ -23,17 +23,17 @@ while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) usage; exit 0 ;;
     --dry-run) DRY_RUN=true; shift ;;
-    *) wrong "unknown argument: $1" ;;
+    *) ws_reject_usage "unknown argument: $1" ;;
   esac
 done
-read_settings
-case "$CLUSTER_NAME" in *[A-Z]*) wrong "CLUSTER_NAME is \"$CLUSTER_NAME\"; for kind, it must be in lower case" ;; esac
-need docker
-need kind
-need kubectl
-if has docker && ! docker info >"$WORK/docker" 2>&1; then
-  if ! $DRY_RUN; then lacks "Docker does not answer: $(tail -1 "$WORK/docker"). Start Docker, and try again"; fi
-  note "Docker does not answer; the commands are those for when nothing is there yet"
+ws_read_settings
+case "$CLUSTER_NAME" in *[A-Z]*) ws_reject_usage "CLUSTER_NAME is \"$CLUSTER_NAME\"; for kind, it must be in lower case" ;; esac
+ws_require_tool docker
+ws_require_tool kind
+ws_require_tool kubectl
+if ws_has_tool docker && ! docker info >"$WORK/docker" 2>&1; then
+  if ! $DRY_RUN; then ws_report_missing "Docker does not answer: $(tail -1 "$WORK/docker"). Start Docker, and try again"; fi
+  ws_note "Docker does not answer; the commands are those for when nothing is there yet"
 fi
 
 # What many programs in one container watch, all together. https://kind.sigs.k8s.io/docs/user/known-issues/
@@ -50,19 +50,19 @@ if [ "$(uname)" = Linux ]; then
 fi
 if [ -n "$too_low" ]; then
   advice="Linux lets programs watch too few files, and some would fail later for no visible reason. Until the next start of this machine, this helps:${too_low%;}"
-  if $DRY_RUN; then note "$advice"; else lacks "$advice"; fi
+  if $DRY_RUN; then ws_note "$advice"; else ws_report_missing "$advice"; fi
 fi
 
 # The cluster. It is a running container, so it is gone, or back, when Docker is.
 clusters=""
-if has kind; then clusters=$(kind get clusters 2>/dev/null || true); fi
+if ws_has_tool kind; then clusters=$(kind get clusters 2>/dev/null || true); fi
 if grep -qxF "$CLUSTER_NAME" <<<"$clusters"; then
-  tell "the cluster kind-$CLUSTER_NAME is there already"
+  ws_report "the cluster kind-$CLUSTER_NAME is there already"
   if [ "$(kubectl config current-context 2>/dev/null || true)" != "kind-$CLUSTER_NAME" ]; then
-    change kind export kubeconfig --name "$CLUSTER_NAME"
+    ws_run_or_show kind export kubeconfig --name "$CLUSTER_NAME"
   fi
 else
-  change_with "$(cat "$PROJECT/deploy/kind/cluster.yaml")" kind create cluster --name "$CLUSTER_NAME" --config - --wait 5m
+  ws_run_or_show_with_input "$(cat "$PROJECT/deploy/kind/cluster.yaml")" kind create cluster --name "$CLUSTER_NAME" --config - --wait 5m
 fi
 
 # Kubeflow Pipelines in it.

@@ -31,15 +31,13 @@ while [ $# -gt 0 ]; do
     -h | --help) usage; exit 0 ;;
     --dry-run) DRY_RUN=true; shift ;;
     --method)
-      case "${2:-}" in pod-identity | irsa | secret) method=$2 ;; *) wrong "--method is pod-identity, irsa or secret" ;; esac
+      case "${2:-}" in pod-identity | irsa | secret) method=$2 ;; *) ws_reject_usage "--method is pod-identity, irsa or secret" ;; esac
       shift 2 ;;
-    *) wrong "unknown argument: $1" ;;
+    *) ws_reject_usage "unknown argument: $1" ;;
   esac
 done
-read_settings
+ws_read_settings
 role=$CLUSTER_NAME-s3
-changed=0
-brought() { changed=$((changed + 1)); $DRY_RUN || say "$1"; }
 
 # ---- keys in a Secret
 
@@ -65,154 +63,159 @@ there = sys.stdin.read().split()
 keys = [os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
 sys.exit([base64.b64decode(value).decode() for value in there] != keys)
 '
-secret_is_there() {
+cluster_has_keys() {
   kubectl --context "$CONTEXT" get secret s3-access -n "$KUBEFLOW_NAMESPACE" --ignore-not-found \
     -o 'jsonpath={.data.access-key} {.data.secret-key}' 2>/dev/null | python3 -c "$compare"
 }
 
-use_secret() {
-  need python3
-  which_cluster
+grant_by_secret() {
+  ws_require_tool python3
+  ws_select_cluster
   if ! python3 -c "$fill_in" "" >/dev/null 2>"$WORK/error"; then
-    lacks "$(cat "$WORK/error"). Export the keys of the object store: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    ws_report_missing "$(cat "$WORK/error"). Export the keys of the object store: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
   fi
   if [ "${AWS_SESSION_TOKEN:+set}" = set ]; then
-    fail "the keys in the environment come with a session token, and would stop to work within hours. Take a role (--method pod-identity), or keys that stay"
+    ws_fail "the keys in the environment come with a session token, and would stop to work within hours. Take a role (--method pod-identity), or keys that stay"
   fi
   # Server-side, because kubectl else keeps a copy of all that it applies, keys included, in an annotation.
   local apply="kubectl --context $CONTEXT apply --server-side --force-conflicts -f -"
-  if ! secret_is_there; then
+  if ! cluster_has_keys; then
     if $DRY_RUN; then
       printf '%s <<EOF\n%s\nEOF\n' "$apply" "$secret_manifest"
     else
       # shellcheck disable=SC2086  # words
-      python3 -c "$fill_in" "$secret_manifest" | $apply || fail "the Secret s3-access was not made"
+      python3 -c "$fill_in" "$secret_manifest" | $apply || ws_fail "the Secret s3-access was not made"
     fi
-    brought "put the keys into the Secret s3-access"
+    ws_report_change "put the keys into the Secret s3-access"
   fi
   local region=${AWS_DEFAULT_REGION:-us-east-1}
   local endpoint=${AWS_ENDPOINT_URL_S3:-https://s3.$region.amazonaws.com} pod_default
-  pod_default=$(render "$PROJECT/deploy/kubeflow/pod-default-s3.yaml" "KUBEFLOW_NAMESPACE=$KUBEFLOW_NAMESPACE" \
+  pod_default=$(ws_render "$PROJECT/deploy/kubeflow/pod-default-s3.yaml" "KUBEFLOW_NAMESPACE=$KUBEFLOW_NAMESPACE" \
     "AWS_ENDPOINT_URL_S3=$endpoint" "AWS_DEFAULT_REGION=$region")
-  look poddefault s3-access -n "$KUBEFLOW_NAMESPACE" -o "jsonpath={.spec.env[2].value} {.spec.env[3].value}"
+  ws_ask_cluster poddefault s3-access -n "$KUBEFLOW_NAMESPACE" -o "jsonpath={.spec.env[2].value} {.spec.env[3].value}"
   if [ "$ANSWER" != "$endpoint $region" ]; then
     # shellcheck disable=SC2086
-    change_with "$pod_default" $apply
-    brought "made the PodDefault s3-access: choose \"S3 access\" when you make a notebook server"
+    ws_run_or_show_with_input "$pod_default" $apply
+    ws_report_change "made the PodDefault s3-access: choose \"S3 access\" when you make a notebook server"
   fi
 }
 
 # ---- a role
 
+# Compares what two JSON texts mean, not how they are written.
+is_same_json() {
+  python3 -c 'import json, sys; one, other = (json.loads(text or "null") for text in sys.argv[1:]); sys.exit(one != other)' "$@"
+}
+
 # Makes the role, trusted as the first argument says, with the right to use the one bucket.
-put_role() {
+set_role() {
   local trust=$1 policy
-  policy=$(render_json "$PROJECT/deploy/iam/s3-one-bucket.json" "BUCKET=$WORKSHOP_BUCKET")
-  if found iam get-role --role-name "$role" --query Role.AssumeRolePolicyDocument --output json; then
-    if ! same_json "$ANSWER" "$trust"; then
-      change aws iam update-assume-role-policy --role-name "$role" --policy-document "$trust"
-      brought "the role $role is now for $method"
+  policy=$(ws_render_json "$PROJECT/deploy/iam/s3-one-bucket.json" "BUCKET=$WORKSHOP_BUCKET")
+  if ws_find_in_aws iam get-role --role-name "$role" --query Role.AssumeRolePolicyDocument --output json; then
+    if ! is_same_json "$ANSWER" "$trust"; then
+      ws_run_or_show aws iam update-assume-role-policy --role-name "$role" --policy-document "$trust"
+      ws_report_change "the role $role is now for $method"
     fi
   else
-    change aws iam create-role --role-name "$role" --assume-role-policy-document "$trust" --tags "$PROJECT_TAG"
-    brought "made the role $role"
+    ws_run_or_show aws iam create-role --role-name "$role" --assume-role-policy-document "$trust" --tags "$PROJECT_TAG"
+    ws_report_change "made the role $role"
   fi
   ANSWER=""
-  if found iam get-role-policy --role-name "$role" --policy-name one-bucket --query PolicyDocument --output json &&
-    same_json "$ANSWER" "$policy"; then return; fi
-  change aws iam put-role-policy --role-name "$role" --policy-name one-bucket --policy-document "$policy"
-  brought "$role may now use the bucket $WORKSHOP_BUCKET, and nothing else"
+  if ws_find_in_aws iam get-role-policy --role-name "$role" --policy-name one-bucket --query PolicyDocument --output json &&
+    is_same_json "$ANSWER" "$policy"; then return; fi
+  ws_run_or_show aws iam put-role-policy --role-name "$role" --policy-name one-bucket --policy-document "$policy"
+  ws_report_change "$role may now use the bucket $WORKSHOP_BUCKET, and nothing else"
 }
 
 # A role that was made a moment ago is not known everywhere yet.
-patiently() {
+retry_until_role_is_known() {
   local try
-  if $DRY_RUN; then change "$@"; return; fi
+  if $DRY_RUN; then ws_run_or_show "$@"; return; fi
   for try in 1 2 3 4 5 6; do
     if "$@" >"$WORK/answer" 2>"$WORK/error"; then return; fi
-    case "$(aws_error_code)" in InvalidParameter*) ;; *) break ;; esac
-    note "AWS does not know the role everywhere yet; again in 5 seconds ($try of 6)"
+    case "$(ws_print_aws_error_code)" in InvalidParameter*) ;; *) break ;; esac
+    ws_note "AWS does not know the role everywhere yet; again in 5 seconds ($try of 6)"
     sleep 5
   done
-  aws_failed
+  ws_fail_with_aws_error
 }
 
-use_pod_identity() {
-  put_role "$(render_json "$PROJECT/deploy/iam/trust-pod-identity.json")"
-  if ! found eks list-pod-identity-associations --cluster-name "$CLUSTER_NAME" --namespace "$KUBEFLOW_NAMESPACE" \
+grant_by_pod_identity() {
+  set_role "$(ws_render_json "$PROJECT/deploy/iam/trust-pod-identity.json")"
+  if ! ws_find_in_aws eks list-pod-identity-associations --cluster-name "$CLUSTER_NAME" --namespace "$KUBEFLOW_NAMESPACE" \
     --service-account "$SERVICE_ACCOUNT" --query "associations[0].associationId" --output text; then
     # EKS itself always knows the call; it would name the cluster as what is not found.
-    tell "skipped: this AWS account has no EKS Pod Identity, so $role is not tied to $SERVICE_ACCOUNT; to run it: an EKS cluster"
+    ws_report "skipped: this AWS account has no EKS Pod Identity, so $role is not tied to $SERVICE_ACCOUNT; to run it: an EKS cluster"
     exit 0
   fi
   local association=$ANSWER
-  if ! found eks describe-addon --cluster-name "$CLUSTER_NAME" --addon-name eks-pod-identity-agent; then
+  if ! ws_find_in_aws eks describe-addon --cluster-name "$CLUSTER_NAME" --addon-name eks-pod-identity-agent; then
     # Without it, pods get no credentials, and nothing says so.
-    change aws eks create-addon --cluster-name "$CLUSTER_NAME" --addon-name eks-pod-identity-agent
-    brought "added eks-pod-identity-agent to $CLUSTER_NAME"
+    ws_run_or_show aws eks create-addon --cluster-name "$CLUSTER_NAME" --addon-name eks-pod-identity-agent
+    ws_report_change "added eks-pod-identity-agent to $CLUSTER_NAME"
   fi
   case "$association" in
     None | "")
-      patiently aws eks create-pod-identity-association --cluster-name "$CLUSTER_NAME" --namespace "$KUBEFLOW_NAMESPACE" \
+      retry_until_role_is_known aws eks create-pod-identity-association --cluster-name "$CLUSTER_NAME" --namespace "$KUBEFLOW_NAMESPACE" \
         --service-account "$SERVICE_ACCOUNT" --role-arn "$role_arn"
-      brought "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now take the role $role"
+      ws_report_change "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now take the role $role"
       return ;;
   esac
-  ask eks describe-pod-identity-association --cluster-name "$CLUSTER_NAME" --association-id "$association" \
+  ws_ask_aws eks describe-pod-identity-association --cluster-name "$CLUSTER_NAME" --association-id "$association" \
     --query association.roleArn --output text
   if [ "$ANSWER" != "$role_arn" ]; then
     local before=${ANSWER##*/}
-    patiently aws eks update-pod-identity-association --cluster-name "$CLUSTER_NAME" --association-id "$association" \
+    retry_until_role_is_known aws eks update-pod-identity-association --cluster-name "$CLUSTER_NAME" --association-id "$association" \
       --role-arn "$role_arn"
-    brought "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now take the role $role (before: $before)"
+    ws_report_change "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now take the role $role (before: $before)"
   fi
 }
 
-use_irsa() {
-  which_cluster
-  ask eks describe-cluster --name "$CLUSTER_NAME" --query cluster.identity.oidc.issuer --output text
+grant_by_irsa() {
+  ws_select_cluster
+  ws_ask_aws eks describe-cluster --name "$CLUSTER_NAME" --query cluster.identity.oidc.issuer --output text
   local issuer=${ANSWER#https://}
-  case "$issuer" in None | "") fail "the cluster $CLUSTER_NAME has no OIDC issuer" ;; esac
-  if ! found iam get-open-id-connect-provider \
+  case "$issuer" in None | "") ws_fail "the cluster $CLUSTER_NAME has no OIDC issuer" ;; esac
+  if ! ws_find_in_aws iam get-open-id-connect-provider \
     --open-id-connect-provider-arn "arn:aws:iam::$ACCOUNT:oidc-provider/$issuer"; then
-    change aws iam create-open-id-connect-provider --url "https://$issuer" --client-id-list sts.amazonaws.com \
+    ws_run_or_show aws iam create-open-id-connect-provider --url "https://$issuer" --client-id-list sts.amazonaws.com \
       --tags "$PROJECT_TAG"
-    brought "made the cluster's OIDC provider known to IAM"
+    ws_report_change "made the cluster's OIDC provider known to IAM"
   fi
   # Pods take the newer way first: https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html
-  if found eks list-pod-identity-associations --cluster-name "$CLUSTER_NAME" --namespace "$KUBEFLOW_NAMESPACE" \
+  if ws_find_in_aws eks list-pod-identity-associations --cluster-name "$CLUSTER_NAME" --namespace "$KUBEFLOW_NAMESPACE" \
     --service-account "$SERVICE_ACCOUNT" --query "associations[0].associationId" --output text; then
     case "$ANSWER" in
       None | "") ;;
       *)
-        change aws eks delete-pod-identity-association --cluster-name "$CLUSTER_NAME" --association-id "$ANSWER"
-        brought "removed the pod identity association of $SERVICE_ACCOUNT, which would win" ;;
+        ws_run_or_show aws eks delete-pod-identity-association --cluster-name "$CLUSTER_NAME" --association-id "$ANSWER"
+        ws_report_change "removed the pod identity association of $SERVICE_ACCOUNT, which would win" ;;
     esac
   fi
-  put_role "$(render_json "$PROJECT/deploy/iam/trust-irsa.json" "ACCOUNT=$ACCOUNT" "ISSUER=$issuer" \
+  set_role "$(ws_render_json "$PROJECT/deploy/iam/trust-irsa.json" "ACCOUNT=$ACCOUNT" "ISSUER=$issuer" \
     "NAMESPACE=$KUBEFLOW_NAMESPACE" "SERVICE_ACCOUNT=$SERVICE_ACCOUNT")"
-  look serviceaccount "$SERVICE_ACCOUNT" -n "$KUBEFLOW_NAMESPACE" \
+  ws_ask_cluster serviceaccount "$SERVICE_ACCOUNT" -n "$KUBEFLOW_NAMESPACE" \
     -o 'jsonpath={.metadata.annotations.eks\.amazonaws\.com/role-arn}'
   if [ "$ANSWER" != "$role_arn" ]; then
-    change kubectl --context "$CONTEXT" annotate --overwrite serviceaccount "$SERVICE_ACCOUNT" \
+    ws_run_or_show kubectl --context "$CONTEXT" annotate --overwrite serviceaccount "$SERVICE_ACCOUNT" \
       -n "$KUBEFLOW_NAMESPACE" "eks.amazonaws.com/role-arn=$role_arn"
-    brought "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now take the role $role"
+    ws_report_change "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now take the role $role"
   fi
 }
 
 if [ "$method" = secret ]; then
-  use_secret
+  grant_by_secret
 else
-  need_setting WORKSHOP_BUCKET "the bucket to give access to"
+  ws_require_setting WORKSHOP_BUCKET "the bucket to give access to"
   # A role's name has at most 64 characters: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
-  [ "${#role}" -le 64 ] || wrong "CLUSTER_NAME is too long for a role $CLUSTER_NAME-s3: at most 61 characters"
-  need python3
-  if [ "$method" = irsa ]; then need kubectl; fi
-  who_am_i
+  [ "${#role}" -le 64 ] || ws_reject_usage "CLUSTER_NAME is too long for a role $CLUSTER_NAME-s3: at most 61 characters"
+  ws_require_tool python3
+  if [ "$method" = irsa ]; then ws_require_tool kubectl; fi
+  ws_identify_account
   role_arn=arn:aws:iam::$ACCOUNT:role/$role
-  if ! found eks describe-cluster --name "$CLUSTER_NAME"; then
-    fail "there is no cluster $CLUSTER_NAME in $AWS_DEFAULT_REGION. Make it with scripts/create_cluster.sh, or set CLUSTER_NAME"
+  if ! ws_find_in_aws eks describe-cluster --name "$CLUSTER_NAME"; then
+    ws_fail "there is no cluster $CLUSTER_NAME in $AWS_DEFAULT_REGION. Make it with scripts/create_cluster.sh, or set CLUSTER_NAME"
   fi
-  if [ "$method" = irsa ]; then use_irsa; else use_pod_identity; fi
+  if [ "$method" = irsa ]; then grant_by_irsa; else grant_by_pod_identity; fi
 fi
-if [ "$changed" = 0 ]; then tell "$SERVICE_ACCOUNT has access already; nothing to do"; fi
+if [ "$CHANGES" = 0 ]; then ws_report "$SERVICE_ACCOUNT has access already; nothing to do"; fi

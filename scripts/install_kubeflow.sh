@@ -37,29 +37,29 @@ while [ $# -gt 0 ]; do
     --local) local=true; shift ;;
     --s3-artifacts) s3_artifacts=true; shift ;;
     --platform | --notebook)
-      [ $# -ge 2 ] && [ -n "$2" ] || wrong "$1 needs a value"
+      [ $# -ge 2 ] && [ -n "$2" ] || ws_reject_usage "$1 needs a value"
       if [ "$1" = --platform ]; then platform=$2; else image=$2; fi
       shift 2 ;;
-    *) wrong "unknown argument: $1" ;;
+    *) ws_reject_usage "unknown argument: $1" ;;
   esac
 done
-case "$platform" in full | pipelines) ;; *) wrong "--platform is full or pipelines, not $platform" ;; esac
+case "$platform" in full | pipelines) ;; *) ws_reject_usage "--platform is full or pipelines, not $platform" ;; esac
 if [ "$platform" = pipelines ] && [ -n "$image" ]; then
-  wrong "notebook servers belong to the whole platform: --platform full"
+  ws_reject_usage "notebook servers belong to the whole platform: --platform full"
 fi
 if [ -n "$image" ] && ! [[ $image =~ ^[a-z0-9][A-Za-z0-9.:/_-]*@sha256:[0-9a-f]{64}$ ]]; then
-  wrong "--notebook $image: name the image by its digest, NAME@sha256:..., as push_image.sh prints it"
+  ws_reject_usage "--notebook $image: name the image by its digest, NAME@sha256:..., as push_image.sh prints it"
 fi
-read_settings
+ws_read_settings
 # Without the platform, there are no namespaces of users.
 if [ "$platform" = pipelines ]; then KUBEFLOW_NAMESPACE=kubeflow; fi
 if $s3_artifacts; then
-  need_setting WORKSHOP_BUCKET "artifacts go there"
-  need_setting AWS_DEFAULT_REGION "the bucket is there"
+  ws_require_setting WORKSHOP_BUCKET "artifacts go there"
+  ws_require_setting AWS_DEFAULT_REGION "the bucket is there"
 fi
-need git
-if [ "$platform" = full ]; then need kustomize; fi
-if $local; then which_cluster "kind-$CLUSTER_NAME"; else which_cluster; fi
+ws_require_tool git
+if [ "$platform" = full ]; then ws_require_tool kustomize; fi
+if $local; then ws_select_cluster "kind-$CLUSTER_NAME"; else ws_select_cluster; fi
 # What is printed can be pasted here, and the paths in it are short.
 cd "$PROJECT"
 
@@ -71,20 +71,26 @@ DONE=false
 
 # Runs a command until it succeeds, 30 times at most. A dry run shows the loop without its end.
 retry() {
-  if $DRY_RUN; then say "until $(show "$@"); do sleep 20; done"; return; fi
+  if $DRY_RUN; then ws_print "until $(ws_show_command "$@"); do sleep 20; done"; return; fi
   local try=0
   while [ $((try += 1)) -le 30 ]; do
     if "$@"; then return; fi
-    note "not everything could be made yet, because some of it needs what comes first; again in 20 seconds ($try of 30)"
+    ws_note "not everything could be made yet, because some of it needs what comes first; again in 20 seconds ($try of 30)"
     sleep 20
   done
-  fail "this failed 30 times: $(show "$@")"
+  ws_fail "this failed 30 times: $(ws_show_command "$@")"
+}
+
+# Puts the default StorageClasses into ANSWER, one a line.
+find_default_storage_classes() {
+  ws_ask_cluster storageclasses --no-headers -o 'custom-columns=N:.metadata.name,D:.metadata.annotations.storageclass\.kubernetes\.io/is-default-class'
+  ANSWER=$(awk '$2 == "true" { print $1 }' <<<"$ANSWER")
 }
 
 check_volumes() {
-  default_storage_classes
+  find_default_storage_classes
   if [ -n "$ANSWER" ] || $DRY_RUN; then return; fi
-  fail "the cluster has no default StorageClass, and Kubeflow's databases would wait for their disks for ever. create_cluster.sh makes one."
+  ws_fail "the cluster has no default StorageClass, and Kubeflow's databases would wait for their disks for ever. create_cluster.sh makes one."
 }
 
 # Allocatable CPUs come as 3920m or 4; memory as 15087292Ki, in larger units, or in bytes.
@@ -98,79 +104,79 @@ END { printf "%.1f CPUs and %.1f GiB\n", cpu / 1000, memory / 1048576; exit !(cp
 '
 check_nodes() {
   local sum
-  look nodes --no-headers -o 'custom-columns=C:.status.allocatable.cpu,M:.status.allocatable.memory'
+  ws_ask_cluster nodes --no-headers -o 'custom-columns=C:.status.allocatable.cpu,M:.status.allocatable.memory'
   if [ -z "$ANSWER" ] && $DRY_RUN; then return; fi
   if ! sum=$(awk "$enough" <<<"$ANSWER"); then
-    fail "the nodes have $sum, and the whole platform needs 4.4 CPUs and 12.3 GiB. Take more or larger nodes, or --platform pipelines."
+    ws_fail "the nodes have $sum, and the whole platform needs 4.4 CPUs and 12.3 GiB. Take more or larger nodes, or --platform pipelines."
   fi
-  tell "the nodes have $sum"
+  ws_report "the nodes have $sum"
 }
 
 install_full() {
   if ! [ -f "$DISTRIBUTION/example/kustomization.yaml" ]; then
-    if [ -e "$DISTRIBUTION" ]; then change rm -rf "$DISTRIBUTION"; fi
-    change git clone --quiet --depth 1 --branch "release-$KUBEFLOW_VERSION" \
+    if [ -e "$DISTRIBUTION" ]; then ws_run_or_show rm -rf "$DISTRIBUTION"; fi
+    ws_run_or_show git clone --quiet --depth 1 --branch "release-$KUBEFLOW_VERSION" \
       https://github.com/kubeflow/community-distribution "$DISTRIBUTION"
   fi
-  change kustomize build "$DISTRIBUTION/example" -o "$DISTRIBUTION.yaml"
+  ws_run_or_show kustomize build "$DISTRIBUTION/example" -o "$DISTRIBUTION.yaml"
   # The first tries cannot make everything: some kinds of objects are made by this very installation.
   retry "${KUBECTL[@]}" apply --server-side --force-conflicts -f "$DISTRIBUTION.yaml"
-  change "${KUBECTL[@]}" wait --for=condition=Available deployments --all --all-namespaces --timeout=1800s
-  change "${KUBECTL[@]}" wait --for=create "namespace/$KUBEFLOW_NAMESPACE" --timeout=300s
+  ws_run_or_show "${KUBECTL[@]}" wait --for=condition=Available deployments --all --all-namespaces --timeout=1800s
+  ws_run_or_show "${KUBECTL[@]}" wait --for=create "namespace/$KUBEFLOW_NAMESPACE" --timeout=300s
 }
 
 install_pipelines() {
   # By itself, kubectl gives up on so large a repository after 27 seconds.
   local manifests=github.com/kubeflow/pipelines/manifests/kustomize
-  change "${KUBECTL[@]}" apply -k "$manifests/cluster-scoped-resources?ref=$KUBEFLOW_PIPELINES_VERSION&timeout=600s"
-  change "${KUBECTL[@]}" wait --for=condition=established --timeout=60s crd/applications.app.k8s.io
-  change "${KUBECTL[@]}" apply -k "$manifests/env/platform-agnostic?ref=$KUBEFLOW_PIPELINES_VERSION&timeout=600s"
-  change "${KUBECTL[@]}" wait --for=condition=Available deployments --all -n kubeflow --timeout=1800s
+  ws_run_or_show "${KUBECTL[@]}" apply -k "$manifests/cluster-scoped-resources?ref=$KUBEFLOW_PIPELINES_VERSION&timeout=600s"
+  ws_run_or_show "${KUBECTL[@]}" wait --for=condition=established --timeout=60s crd/applications.app.k8s.io
+  ws_run_or_show "${KUBECTL[@]}" apply -k "$manifests/env/platform-agnostic?ref=$KUBEFLOW_PIPELINES_VERSION&timeout=600s"
+  ws_run_or_show "${KUBECTL[@]}" wait --for=condition=Available deployments --all -n kubeflow --timeout=1800s
 }
 
 # Kubeflow. That it is complete is written on its namespace.
-look namespace kubeflow -o "jsonpath={.metadata.annotations.$INSTALLED}"
-found=$ANSWER
-case "$found" in
-  "$RELEASE") tell "Kubeflow ($RELEASE) is installed already" ;;
+ws_ask_cluster namespace kubeflow -o "jsonpath={.metadata.annotations.$INSTALLED}"
+installed=$ANSWER
+case "$installed" in
+  "$RELEASE") ws_report "Kubeflow ($RELEASE) is installed already" ;;
   "" | "${platform}"-*)
     check_volumes
     if [ "$platform" = full ]; then check_nodes; fi
-    if [ -n "$found" ]; then note "this replaces $found by $RELEASE"; fi
+    if [ -n "$installed" ]; then ws_note "this replaces $installed with $RELEASE"; fi
     "install_$platform"
-    change "${KUBECTL[@]}" annotate --overwrite namespace kubeflow "$INSTALLED=$RELEASE"
+    ws_run_or_show "${KUBECTL[@]}" annotate --overwrite namespace kubeflow "$INSTALLED=$RELEASE"
     DONE=true ;;
-  *) fail "the cluster has $found; one does not fit over the other. Make a new cluster, or use --platform ${found%%-*}" ;;
+  *) ws_fail "the cluster has $installed; one does not fit over the other. Make a new cluster, or use --platform ${installed%%-*}" ;;
 esac
 
 # What notebook servers and tasks need on top.
-if [ "$platform" = full ] && ! is_there poddefault access-ml-pipeline -n "$KUBEFLOW_NAMESPACE"; then
-  change_with "$(render deploy/kubeflow/pod-default-pipelines.yaml KUBEFLOW_NAMESPACE="$KUBEFLOW_NAMESPACE")" \
+if [ "$platform" = full ] && ! ws_cluster_has poddefault access-ml-pipeline -n "$KUBEFLOW_NAMESPACE"; then
+  ws_run_or_show_with_input "$(ws_render deploy/kubeflow/pod-default-pipelines.yaml KUBEFLOW_NAMESPACE="$KUBEFLOW_NAMESPACE")" \
     "${KUBECTL[@]}" apply -f -
   DONE=true
 fi
 if $s3_artifacts; then
-  look configmap kfp-launcher -n "$KUBEFLOW_NAMESPACE" -o 'jsonpath={.data.defaultPipelineRoot}'
+  ws_ask_cluster configmap kfp-launcher -n "$KUBEFLOW_NAMESPACE" -o 'jsonpath={.data.defaultPipelineRoot}'
   if [ "$ANSWER" != "s3://$WORKSHOP_BUCKET/artifacts" ]; then
-    launcher=$(render deploy/kubeflow/kfp-launcher.yaml KUBEFLOW_NAMESPACE="$KUBEFLOW_NAMESPACE" \
+    launcher=$(ws_render deploy/kubeflow/kfp-launcher.yaml KUBEFLOW_NAMESPACE="$KUBEFLOW_NAMESPACE" \
       WORKSHOP_BUCKET="$WORKSHOP_BUCKET" AWS_DEFAULT_REGION="$AWS_DEFAULT_REGION")
-    change_with "$launcher" "${KUBECTL[@]}" apply --server-side --force-conflicts -f -
+    ws_run_or_show_with_input "$launcher" "${KUBECTL[@]}" apply --server-side --force-conflicts -f -
     DONE=true
   fi
 fi
 if [ -n "$image" ]; then
-  look notebook lessons -n "$KUBEFLOW_NAMESPACE" -o 'jsonpath={.spec.template.spec.containers[0].image}'
+  ws_ask_cluster notebook lessons -n "$KUBEFLOW_NAMESPACE" -o 'jsonpath={.spec.template.spec.containers[0].image}'
   if [ "$ANSWER" != "$image" ]; then
-    notebook=$(render deploy/kubeflow/notebook.yaml KUBEFLOW_NAMESPACE="$KUBEFLOW_NAMESPACE" \
+    notebook=$(ws_render deploy/kubeflow/notebook.yaml KUBEFLOW_NAMESPACE="$KUBEFLOW_NAMESPACE" \
       SERVICE_ACCOUNT="$SERVICE_ACCOUNT" NOTEBOOK_IMAGE="$image")
-    change_with "$notebook" "${KUBECTL[@]}" apply -f -
+    ws_run_or_show_with_input "$notebook" "${KUBECTL[@]}" apply -f -
     DONE=true
   fi
 fi
 
 if $DRY_RUN; then exit 0; fi
-if ! $DONE; then say "nothing was changed"; exit 0; fi
-say "done. To open it: scripts/open_dashboard.sh"
+if ! $DONE; then ws_print "nothing was changed"; exit 0; fi
+ws_print "done. To open it: scripts/open_dashboard.sh"
 if [ "$platform" = full ]; then
-  say "You log in as user@example.com with the password 12341234. Everybody knows it: scripts/change_password.sh"
+  ws_print "You log in as user@example.com with the password 12341234. Everybody knows it: scripts/change_password.sh"
 fi

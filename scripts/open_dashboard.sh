@@ -28,31 +28,31 @@ while [ $# -gt 0 ]; do
     --dry-run) DRY_RUN=true; shift ;;
     --print-only) print_only=true; shift ;;
     --port)
-      [ $# -ge 2 ] && [[ $2 =~ ^[1-9][0-9]{3,4}$ ]] && [ "$2" -le 65535 ] || wrong "--port needs a number from 1000 to 65535"
+      [ $# -ge 2 ] && [[ $2 =~ ^[1-9][0-9]{3,4}$ ]] && [ "$2" -le 65535 ] || ws_reject_usage "--port needs a number from 1000 to 65535"
       port=$2
       shift 2 ;;
-    *) wrong "unknown argument: $1" ;;
+    *) ws_reject_usage "unknown argument: $1" ;;
   esac
 done
-read_settings
-which_cluster
+ws_read_settings
+ws_select_cluster
 
 # The whole platform is behind its gateway; Pipelines alone has a page of its own. With nothing there yet, a dry run
 # shows the whole platform.
-if is_there service istio-ingressgateway -n istio-system; then
+if ws_cluster_has service istio-ingressgateway -n istio-system; then
   service=istio-ingressgateway namespace=istio-system
-elif is_there service ml-pipeline-ui -n kubeflow; then
+elif ws_cluster_has service ml-pipeline-ui -n kubeflow; then
   service=ml-pipeline-ui namespace=kubeflow
 elif $DRY_RUN; then
   service=istio-ingressgateway namespace=istio-system
 else
-  fail "there is no dashboard in $CONTEXT. Install it: scripts/install_kubeflow.sh"
+  ws_fail "there is no dashboard in $CONTEXT. Install it: scripts/install_kubeflow.sh"
 fi
 
-look service "$service" -n "$namespace" -o 'jsonpath={.status.loadBalancer.ingress[0].hostname}{.status.loadBalancer.ingress[0].ip}'
+ws_ask_cluster service "$service" -n "$namespace" -o 'jsonpath={.status.loadBalancer.ingress[0].hostname}{.status.loadBalancer.ingress[0].ip}'
 if [ -n "$ANSWER" ]; then
-  note "this address can be reached from outside. Change the password first (scripts/change_password.sh), and give it a certificate: without https, a browser does not keep the login."
-  tell "https://$ANSWER"
+  ws_note "this address can be reached from outside. Change the password first (scripts/change_password.sh), and give it a certificate: without https, a browser does not keep the login."
+  ws_report "https://$ANSWER"
   exit 0
 fi
 
@@ -61,22 +61,22 @@ is_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 first=$port
 while is_taken "$port"; do
   port=$((port + 1))
-  if [ "$port" -gt 65535 ] || [ $((port - first)) -gt 50 ]; then fail "no free port from $first on; choose another with --port"; fi
+  if [ "$port" -gt 65535 ] || [ $((port - first)) -gt 50 ]; then ws_fail "no free port from $first on; choose another with --port"; fi
 done
-if [ "$port" != "$first" ]; then note "port $first is taken, so this is port $port"; fi
+if [ "$port" != "$first" ]; then ws_note "port $first is taken, so this is port $port"; fi
 
 forward=(kubectl --context "$CONTEXT" port-forward -n "$namespace" "service/$service" "$port:80")
 if $DRY_RUN; then
-  show "${forward[@]}"
+  ws_show_command "${forward[@]}"
   exit 0
 fi
-say "http://localhost:$port"
+ws_print "http://localhost:$port"
 if $print_only; then
-  note "this address answers as long as this runs: $(show "${forward[@]}")"
+  ws_note "this address answers as long as this runs: $(ws_show_command "${forward[@]}")"
   exit 0
 fi
-note "Ctrl-C ends it"
+ws_note "Ctrl-C ends it"
 "${forward[@]}" >/dev/null &
 forwarding=$!
-trap 'kill "$forwarding" 2>/dev/null || true; wait "$forwarding" 2>/dev/null || true; note "closed"; exit 0' INT TERM
-wait "$forwarding" || fail "the way to the dashboard broke off; run this again. Does the cluster still run?"
+trap 'kill "$forwarding" 2>/dev/null || true; wait "$forwarding" 2>/dev/null || true; ws_note "closed"; exit 0' INT TERM
+wait "$forwarding" || ws_fail "the way to the dashboard broke off; run this again. Does the cluster still run?"

@@ -30,21 +30,21 @@ while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) usage; exit 0 ;;
     --dry-run) DRY_RUN=true; shift ;;
-    --tag) [ -n "${2:-}" ] || wrong "--tag needs a value"; tag=$2; shift 2 ;;
-    -*) wrong "unknown option: $1" ;;
-    component | notebook) [ -z "$kind" ] || wrong "one image at a time"; kind=$1; shift ;;
-    *) wrong "there is no image $1: it is component or notebook" ;;
+    --tag) [ -n "${2:-}" ] || ws_reject_usage "--tag needs a value"; tag=$2; shift 2 ;;
+    -*) ws_reject_usage "unknown option: $1" ;;
+    component | notebook) [ -z "$kind" ] || ws_reject_usage "one image at a time"; kind=$1; shift ;;
+    *) ws_reject_usage "there is no image $1: it is component or notebook" ;;
   esac
 done
 kind=${kind:-component}
-read_settings
+ws_read_settings
 local_image=$("$PROJECT/scripts/build_image.sh" --name ${tag:+--tag "$tag"} "$kind")
 if [ -z "${REGISTRY:-}" ]; then
-  who_am_i
+  ws_identify_account
   REGISTRY=$ACCOUNT.dkr.ecr.$AWS_DEFAULT_REGION.amazonaws.com
 fi
 if ! [[ $REGISTRY =~ ^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]+)?(/[a-z0-9]+([._-][a-z0-9]+)*)*$ ]]; then
-  wrong "REGISTRY is \"$REGISTRY\"; it must be a host such as registry.example.com:5000, without https:// and without a / at its end"
+  ws_reject_usage "REGISTRY is \"$REGISTRY\"; it must be a host such as registry.example.com:5000, without https:// and without a / at its end"
 fi
 image=$REGISTRY/$local_image
 name=${local_image%:*}
@@ -56,40 +56,40 @@ if [[ $REGISTRY =~ ^([0-9]{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?$ 
 elif [[ $REGISTRY == public.ecr.aws/* ]]; then
   ecr=ecr-public in_ecr=(--region us-east-1)
 elif [[ $REGISTRY == public.ecr.aws ]]; then
-  wrong "REGISTRY is public.ecr.aws without your alias: public.ecr.aws/ALIAS"
+  ws_reject_usage "REGISTRY is public.ecr.aws without your alias: public.ecr.aws/ALIAS"
 fi
 if [ "$ecr" = ecr ] && [ "${WORKSHOP_TARGET:-}" = sandbox ]; then
   no_images="the sandbox's AWS account keeps no images. For a registry beside it: install docker-registry, start Docker, then \`workshop sandbox up\`"
-  if $DRY_RUN; then note "$no_images"; else lacks "$no_images"; fi
+  if $DRY_RUN; then ws_note "$no_images"; else ws_report_missing "$no_images"; fi
 fi
 
 # Puts the digest that the registry has under the tag into DIGEST, or nothing.
-look_up() {
+find_digest() {
   DIGEST=""
-  if [ -n "$ecr" ]; then look_up_in_ecr; elif has docker; then look_up_with_docker; fi
+  if [ -n "$ecr" ]; then find_digest_in_ecr; elif ws_has_tool docker; then find_digest_with_docker; fi
 }
 
-look_up_in_ecr() {
-  need aws
-  if ! has aws; then return; fi
-  if ! found "$ecr" describe-repositories "${in_ecr[@]}" --repository-names "$name"; then
-    if ! $DRY_RUN; then fail "$REGISTRY has no repository $name. $(how_to_make_repository)"; fi
-    note "$REGISTRY has no repository $name yet. $(how_to_make_repository)"
-  elif found "$ecr" describe-images "${in_ecr[@]}" --repository-name "$name" --image-ids "imageTag=${image##*:}" \
+find_digest_in_ecr() {
+  ws_require_tool aws
+  if ! ws_has_tool aws; then return; fi
+  if ! ws_find_in_aws "$ecr" describe-repositories "${in_ecr[@]}" --repository-names "$name"; then
+    if ! $DRY_RUN; then ws_fail "$REGISTRY has no repository $name. $(print_repository_advice)"; fi
+    ws_note "$REGISTRY has no repository $name yet. $(print_repository_advice)"
+  elif ws_find_in_aws "$ecr" describe-images "${in_ecr[@]}" --repository-name "$name" --image-ids "imageTag=${image##*:}" \
     --query 'imageDetails[0].imageDigest' --output text; then
     DIGEST=$ANSWER
   fi
 }
 
-how_to_make_repository() {
+print_repository_advice() {
   if [ "$ecr" = ecr ]; then
-    say "Make it: COMPONENT_REPOSITORY=$name scripts/create_registry.sh"
+    ws_print "Make it: COMPONENT_REPOSITORY=$name scripts/create_registry.sh"
   else
-    say "Make it: aws ecr-public create-repository --region us-east-1 --repository-name $name"
+    ws_print "Make it: aws ecr-public create-repository --region us-east-1 --repository-name $name"
   fi
 }
 
-look_up_with_docker() {
+find_digest_with_docker() {
   local plain=()
   if [[ $REGISTRY =~ ^(127\.0\.0\.1|localhost)(:|/|$) ]]; then plain=(--insecure); fi
   if docker manifest inspect --verbose ${plain[@]+"${plain[@]}"} "$image" >"$WORK/answer" 2>"$WORK/error"; then
@@ -101,8 +101,8 @@ look_up_with_docker() {
   case "$said" in
     *"no such manifest"* | *"manifest unknown"* | *"not found"*) ;;
     *unauthorized* | *denied* | *"authentication required"*)
-      lacks "$REGISTRY takes no login from here: $said. Log in with \`docker login ${REGISTRY%%/*}\`" ;;
-    *) fail "$REGISTRY does not answer as a registry: $said" ;;
+      ws_report_missing "$REGISTRY takes no login from here: $said. Log in with \`docker login ${REGISTRY%%/*}\`" ;;
+    *) ws_fail "$REGISTRY does not answer as a registry: $said" ;;
   esac
 }
 
@@ -114,7 +114,7 @@ log_in() {
     return # a helper for this registry logs in by itself
   fi
   if $DRY_RUN; then
-    say "aws $ecr get-login-password ${in_ecr[*]:0:2} | docker login --username AWS --password-stdin ${REGISTRY%%/*}"
+    ws_print "aws $ecr get-login-password ${in_ecr[*]:0:2} | docker login --username AWS --password-stdin ${REGISTRY%%/*}"
     return
   fi
   if ! grep -q '"credsStore"' "$settings/config.json" 2>/dev/null; then
@@ -127,37 +127,37 @@ log_in() {
     done
     export DOCKER_CONFIG=$WORK/docker
   fi
-  if ! aws "$ecr" get-login-password "${in_ecr[@]:0:2}" >"$WORK/token" 2>"$WORK/error"; then aws_failed; fi
+  if ! aws "$ecr" get-login-password "${in_ecr[@]:0:2}" >"$WORK/token" 2>"$WORK/error"; then ws_fail_with_aws_error; fi
   if ! docker login --username AWS --password-stdin "${REGISTRY%%/*}" <"$WORK/token" >"$WORK/answer" 2>"$WORK/error"; then
-    fail "${REGISTRY%%/*} does not take the token that AWS gave: $(tail -1 "$WORK/error")"
+    ws_fail "${REGISTRY%%/*} does not take the token that AWS gave: $(tail -1 "$WORK/error")"
   fi
   rm "$WORK/token"
 }
 
-need docker
+ws_require_tool docker
 if ! $DRY_RUN; then
   if ! docker version --format '{{.Server.Version}}' >/dev/null 2>"$WORK/error"; then
-    lacks "Docker is installed, but does not answer: $(tail -1 "$WORK/error") Start it."
+    ws_report_missing "Docker is installed, but does not answer: $(tail -1 "$WORK/error") Start it."
   fi
 fi
-look_up
+find_digest
 if [ -n "$DIGEST" ]; then
   if [ -n "$tag" ] && ! docker image inspect --format '{{join .RepoDigests " "}}' "$local_image" 2>/dev/null |
     grep -qF "$REGISTRY/$name@$DIGEST"; then
-    fail "$image is another image already, $DIGEST, and a tag is never moved. Give this one another --tag."
+    ws_fail "$image is another image already, $DIGEST, and a tag is never moved. Give this one another --tag."
   fi
-  note "$image is there already; nothing to do"
-  say "$REGISTRY/$name@$DIGEST"
+  ws_note "$image is there already; nothing to do"
+  ws_print "$REGISTRY/$name@$DIGEST"
   exit 0
 fi
-if has docker && ! docker image inspect "$local_image" >/dev/null 2>&1; then
-  if ! $DRY_RUN; then fail "there is no image $local_image here. Build it: scripts/build_image.sh${tag:+ --tag $tag} $kind"; fi
-  note "there is no image $local_image here yet"
+if ws_has_tool docker && ! docker image inspect "$local_image" >/dev/null 2>&1; then
+  if ! $DRY_RUN; then ws_fail "there is no image $local_image here. Build it: scripts/build_image.sh${tag:+ --tag $tag} $kind"; fi
+  ws_note "there is no image $local_image here yet"
 fi
 if [ -n "$ecr" ]; then log_in; fi
-change docker tag "$local_image" "$image"
-change docker push "$image"
+ws_run_or_show docker tag "$local_image" "$image"
+ws_run_or_show docker push "$image"
 if $DRY_RUN; then exit 0; fi
 digest=$(docker image inspect --format '{{join .RepoDigests "\n"}}' "$image" | grep -F "$REGISTRY/$name@" | head -1)
-if [ -z "$digest" ]; then fail "Docker does not say which digest $image has now"; fi
-say "$digest"
+if [ -z "$digest" ]; then ws_fail "Docker does not say which digest $image has now"; fi
+ws_print "$digest"

@@ -29,19 +29,19 @@ while [ $# -gt 0 ]; do
     -h | --help) usage; exit 0 ;;
     --dry-run) DRY_RUN=true; shift ;;
     --olist) olist=true; shift ;;
-    -*) wrong "unknown option: $1" ;;
-    *) [ -z "$file" ] || wrong "one file at a time, not also $1"; file=$1; shift ;;
+    -*) ws_reject_usage "unknown option: $1" ;;
+    *) [ -z "$file" ] || ws_reject_usage "one file at a time, not also $1"; file=$1; shift ;;
   esac
 done
-if $olist && [ -n "$file" ]; then wrong "--olist or a file, not both"; fi
-read_settings
-need_setting WORKSHOP_BUCKET "the bucket for data and artifacts"
+if $olist && [ -n "$file" ]; then ws_reject_usage "--olist or a file, not both"; fi
+ws_read_settings
+ws_require_setting WORKSHOP_BUCKET "the bucket for data and artifacts"
 bucket=$WORKSHOP_BUCKET
 data=${WORKSHOP_DATA:-$PROJECT/data}
 # As boto3 and the AWS CLI cut files, so that S3 names the same content by the same ETag, whoever has sent it.
 PART=8388608
 
-need python3
+ws_require_tool python3
 
 # ---- the zip
 
@@ -49,9 +49,9 @@ make_flights() {
   file=$data/nycflights13.zip
   if [ -f "$file" ]; then return; fi
   local make='import sys; from pathlib import Path; from workshop.dataset import flights_zip; flights_zip(Path(sys.argv[1]))'
-  if $DRY_RUN; then show env "PYTHONPATH=$PROJECT" python3 -c "$make" "$file"; return; fi
+  if $DRY_RUN; then ws_show_command env "PYTHONPATH=$PROJECT" python3 -c "$make" "$file"; return; fi
   env "PYTHONPATH=$PROJECT" python3 -c "$make" "$file" 2>"$WORK/error" ||
-    lacks "the flights data cannot be made: $(tail -1 "$WORK/error"). Install what the lessons need: pip install -r requirements.txt"
+    ws_report_missing "the flights data cannot be made: $(tail -1 "$WORK/error"). Install what the lessons need: pip install -r requirements.txt"
 }
 
 # Prints the user and key for curl, as a line of its settings. Only Python sees them: no variable of this script, and
@@ -71,22 +71,22 @@ print("user = " + json.dumps(f"{user}:{key}"))
 get_olist() {
   file=$data/brazilian-ecommerce.zip
   if [ -f "$file" ]; then return; fi
-  need curl
+  ws_require_tool curl
   if ! python3 -c "$kaggle_login" >/dev/null 2>&1; then
-    lacks "Kaggle gives the Olist data only to those it knows. At https://www.kaggle.com/settings, under API, choose" \
+    ws_report_missing "Kaggle gives the Olist data only to those it knows. At https://www.kaggle.com/settings, under API, choose" \
       "\"Create New Token\", and put the file into ~/.kaggle/kaggle.json; or download the zip yourself from" \
       "https://www.kaggle.com/datasets/olistbr/brazilian-ecommerce and name it: scripts/upload_dataset.sh FILE"
   fi
   local address=${KAGGLE_API_ENDPOINT:-https://www.kaggle.com}/api/v1/datasets/download/olistbr/brazilian-ecommerce
   if $DRY_RUN; then
-    say "python3 -c '$kaggle_login' | $(show curl --config - --fail --location --silent --show-error --output "$file" "$address")"
+    ws_print "python3 -c '$kaggle_login' | $(ws_show_command curl --config - --fail --location --silent --show-error --output "$file" "$address")"
     return
   fi
   mkdir -p "$data"
-  say "downloading the Olist data from Kaggle (43 MB)"
+  ws_print "downloading the Olist data from Kaggle (43 MB)"
   python3 -c "$kaggle_login" |
     curl --config - --fail --location --silent --show-error --output "$file.unfinished" "$address" 2>"$WORK/error" ||
-    fail "Kaggle does not give the file: $(tail -1 "$WORK/error"). 401 or 403: make a new token, and accept the terms of the data set on its page"
+    ws_fail "Kaggle does not give the file: $(tail -1 "$WORK/error"). 401 or 403: make a new token, and accept the terms of the data set on its page"
   mv "$file.unfinished" "$file"
 }
 
@@ -110,22 +110,22 @@ if $olist; then
 elif [ -z "$file" ]; then
   make_flights
 elif [ ! -f "$file" ]; then
-  fail "there is no file $file"
+  ws_fail "there is no file $file"
 fi
 key=${file##*/}
 if [ -f "$file" ]; then
-  files=$(python3 -c "$check_zip" "$file" 2>"$WORK/error") || fail "$(cat "$WORK/error")"
+  files=$(python3 -c "$check_zip" "$file" 2>"$WORK/error") || ws_fail "$(cat "$WORK/error")"
   size=$(wc -c <"$file" | tr -d ' ')
-  tell "$key: $size bytes, $files CSV files, undamaged"
+  ws_report "$key: $size bytes, $files CSV files, undamaged"
 fi
 
 # ---- the bucket
 
-who_am_i
+ws_identify_account
 
-# setting WHAT ARGUMENTS...: asks S3 for a setting of the bucket. True with the answer in ANSWER, empty when nothing is
+# read_bucket_setting WHAT ARGUMENTS...: asks S3 for a setting of the bucket. True with the answer in ANSWER, empty when nothing is
 # set; false, and it says so, when this object store knows no such setting.
-setting() {
+read_bucket_setting() {
   local what=$1
   shift
   ANSWER=""
@@ -133,87 +133,86 @@ setting() {
     ANSWER=$(cat "$WORK/answer")
     return
   fi
-  case "$(aws_error_code)" in
+  case "$(ws_print_aws_error_code)" in
     *NotFound* | NoSuch* | 404) return ;;
     NotImplemented | MethodNotAllowed | 501 | 405)
-      tell "skipped: this object store knows no $what; to run it: a bucket on AWS"
+      ws_report "skipped: this object store knows no $what; to run it: a bucket on AWS"
       return 1 ;;
   esac
-  aws_failed
+  ws_fail_with_aws_error
 }
 
 make_bucket() {
   case "$AWS_DEFAULT_REGION" in
     # The oldest region is the only one that must not be named.
-    us-east-1) change aws s3api create-bucket --bucket "$bucket" ;;
-    *) change aws s3api create-bucket --bucket "$bucket" --create-bucket-configuration "LocationConstraint=$AWS_DEFAULT_REGION" ;;
+    us-east-1) ws_run_or_show aws s3api create-bucket --bucket "$bucket" ;;
+    *) ws_run_or_show aws s3api create-bucket --bucket "$bucket" --create-bucket-configuration "LocationConstraint=$AWS_DEFAULT_REGION" ;;
   esac
 }
 
-changed=0 new=false
-brought() { changed=$((changed + 1)); $DRY_RUN || say "$1"; }
+new=false
 
 if aws s3api head-bucket --bucket "$bucket" >"$WORK/answer" 2>"$WORK/error"; then
-  ask s3api get-bucket-location --bucket "$bucket" --query LocationConstraint --output text
+  ws_ask_aws s3api get-bucket-location --bucket "$bucket" --query LocationConstraint --output text
   case "$ANSWER" in None | "") ANSWER=us-east-1 ;; esac
   if [ "$ANSWER" != "$AWS_DEFAULT_REGION" ]; then
-    tell "the bucket $bucket is in $ANSWER, not in $AWS_DEFAULT_REGION: traffic between the two is billed"
+    ws_report "the bucket $bucket is in $ANSWER, not in $AWS_DEFAULT_REGION: traffic between the two is billed"
   fi
 else
-  case "$(aws_error_code)" in
+  case "$(ws_print_aws_error_code)" in
     404 | NoSuchBucket) ;;
-    403 | AccessDenied | Forbidden) fail "the bucket $bucket is not yours, or you may not use it: $(tail -1 "$WORK/error"). Bucket names are unique in the world; set another WORKSHOP_BUCKET" ;;
-    *) aws_failed ;;
+    403 | AccessDenied | Forbidden) ws_fail "the bucket $bucket is not yours, or you may not use it: $(tail -1 "$WORK/error"). Bucket names are unique in the world; set another WORKSHOP_BUCKET" ;;
+    *) ws_fail_with_aws_error ;;
   esac
   make_bucket
-  brought "made the bucket $bucket in $AWS_DEFAULT_REGION"
+  ws_report_change "made the bucket $bucket in $AWS_DEFAULT_REGION"
   new=true
 fi
 
-# Only what is certainly the project's is set up, and tagged: clean_up.sh deletes by the tag.
+# Only what is certainly the project's is set up, and tagged: clean_up.py deletes by the tag.
 ours=true
 if ! $new; then
-  if setting tags get-bucket-tagging --query "join(' ', TagSet[].join('=', [Key, Value]))"; then tags=$ANSWER; else tags=""; fi
+  if read_bucket_setting tags get-bucket-tagging --query "join(' ', TagSet[].join('=', [Key, Value]))"; then tags=$ANSWER; else tags=""; fi
   case " $tags " in
     *" project=first-kubeflow-pipeline "*) ;;
     "  ")
       # Deleted objects of which a version is left are somebody's data as well.
-      ask s3api list-object-versions --bucket "$bucket" --max-keys 1 --no-paginate \
+      ws_ask_aws s3api list-object-versions --bucket "$bucket" --max-keys 1 --no-paginate \
         --query "[Versions[0].Key, DeleteMarkers[0].Key]" --output text
       if [ "$(tr -d '[:space:]' <<<"$ANSWER")" = NoneNone ]; then new=true; else ours=false; fi ;;
     *) ours=false ;;
   esac
 fi
 if ! $ours; then
-  tell "the bucket $bucket was in use before; its settings stay, and clean_up.sh deletes it only with --bucket $bucket"
+  ws_report "the bucket $bucket was in use before; its settings stay, and clean_up.py deletes it only with --bucket $bucket"
 else
-  if $new && { $DRY_RUN || setting tags get-bucket-tagging; }; then
-    change aws s3api put-bucket-tagging --bucket "$bucket" --tagging 'TagSet=[{Key=project,Value=first-kubeflow-pipeline}]'
-    brought "tagged $bucket as the project's"
+  if $new && { $DRY_RUN || read_bucket_setting tags get-bucket-tagging; }; then
+    ws_run_or_show aws s3api put-bucket-tagging --bucket "$bucket" --tagging 'TagSet=[{Key=project,Value=first-kubeflow-pipeline}]'
+    ws_report_change "tagged $bucket as the project's"
   fi
   # A bucket that is not there yet can be asked nothing; what a new one on AWS has by itself is then set once more.
   closed=BlockPublicAcls=true,IgnorePublicAcls=true,BlockPublicPolicy=true,RestrictPublicBuckets=true
-  if setting "block of public access" get-public-access-block \
+  if read_bucket_setting "block of public access" get-public-access-block \
     --query "PublicAccessBlockConfiguration.[BlockPublicAcls,IgnorePublicAcls,BlockPublicPolicy,RestrictPublicBuckets]" &&
     [ "$(tr -d '[:space:]' <<<"$ANSWER")" != TrueTrueTrueTrue ]; then
-    change aws s3api put-public-access-block --bucket "$bucket" --public-access-block-configuration "$closed"
-    brought "closed $bucket to the public"
+    ws_run_or_show aws s3api put-public-access-block --bucket "$bucket" --public-access-block-configuration "$closed"
+    ws_report_change "closed $bucket to the public"
   fi
   encryption='{"Rules":[{"ApplyServerSideEncryptionByDefault":{"SSEAlgorithm":"AES256"}}]}'
-  if setting encryption get-bucket-encryption \
+  if read_bucket_setting encryption get-bucket-encryption \
     --query "ServerSideEncryptionConfiguration.Rules[0].ApplyServerSideEncryptionByDefault.SSEAlgorithm" && [ -z "$ANSWER" ]; then
-    change aws s3api put-bucket-encryption --bucket "$bucket" --server-side-encryption-configuration "$encryption"
-    brought "$bucket encrypts what it holds"
+    ws_run_or_show aws s3api put-bucket-encryption --bucket "$bucket" --server-side-encryption-configuration "$encryption"
+    ws_report_change "$bucket encrypts what it holds"
   fi
-  lifecycle=$(render_json "$PROJECT/deploy/s3-lifecycle.json")
-  if setting "lifecycle rules" get-bucket-lifecycle-configuration --query "to_string(Rules[].AbortIncompleteMultipartUpload)"; then
+  lifecycle=$(ws_render_json "$PROJECT/deploy/s3-lifecycle.json")
+  if read_bucket_setting "lifecycle rules" get-bucket-lifecycle-configuration --query "to_string(Rules[].AbortIncompleteMultipartUpload)"; then
     case "$ANSWER" in
       "")
-        change aws s3api put-bucket-lifecycle-configuration --bucket "$bucket" --lifecycle-configuration "$lifecycle"
-        brought "$bucket forgets unfinished uploads after 7 days" ;;
+        ws_run_or_show aws s3api put-bucket-lifecycle-configuration --bucket "$bucket" --lifecycle-configuration "$lifecycle"
+        ws_report_change "$bucket forgets unfinished uploads after 7 days" ;;
       *DaysAfterInitiation*) ;;
       # The rules can only be written all at once.
-      *) tell "$bucket has lifecycle rules of its own, and none for unfinished uploads: add it to them" ;;
+      *) ws_report "$bucket has lifecycle rules of its own, and none for unfinished uploads: add it to them" ;;
     esac
   fi
 fi
@@ -244,20 +243,23 @@ with open(path, "rb") as file:
 '
 
 is_uploaded() {
-  found s3api head-object --bucket "$bucket" --key "$key" --query ETag --output text && [ "$ANSWER" = "\"$etag\"" ]
+  ws_find_in_aws s3api head-object --bucket "$bucket" "--key=$key" --query ETag --output text && [ "$ANSWER" = "\"$etag\"" ]
 }
 
 # Puts the upload of this key that was begun and not finished into UPLOAD, and what S3 has of it into ANSWER.
 find_upload() {
-  ask s3api list-multipart-uploads --bucket "$bucket" --prefix "$key" --query "Uploads[?Key=='$key'].UploadId | [0]" --output text
+  # A query writes a quote as \'. The replacement stands in a variable, because old bashes would keep its backslashes.
+  local quote="\\'" quoted
+  quoted=${key//\'/$quote}
+  ws_ask_aws s3api list-multipart-uploads --bucket "$bucket" "--prefix=$key" --query "Uploads[?Key=='$quoted'].UploadId | [0]" --output text
   UPLOAD=$ANSWER
   if [ "$UPLOAD" = None ] || [ -z "$UPLOAD" ]; then
-    ask s3api create-multipart-upload --bucket "$bucket" --key "$key" --query UploadId --output text
+    ws_ask_aws s3api create-multipart-upload --bucket "$bucket" "--key=$key" --query UploadId --output text
     UPLOAD=$ANSWER ANSWER=""
     return
   fi
-  say "going on with the upload that was interrupted"
-  ask s3api list-parts --bucket "$bucket" --key "$key" --upload-id "$UPLOAD" --query "Parts[].[PartNumber,ETag]" --output text
+  ws_print "going on with the upload that was interrupted"
+  ws_ask_aws s3api list-parts --bucket "$bucket" "--key=$key" --upload-id "$UPLOAD" --query "Parts[].[PartNumber,ETag]" --output text
 }
 
 send_in_parts() {
@@ -266,24 +268,24 @@ send_in_parts() {
   have=$ANSWER
   while read -r number md5 base64; do
     if grep -qxF "$number"$'\t'"\"$md5\"" <<<"$have"; then
-      say "part $number of $parts is there"
+      ws_print "part $number of $parts is there"
     else
       python3 -c "$cut_part" "$file" "$number" "$PART" >"$WORK/part"
-      change aws s3api upload-part --bucket "$bucket" --key "$key" --upload-id "$UPLOAD" --part-number "$number" \
+      ws_run_or_show aws s3api upload-part --bucket "$bucket" "--key=$key" --upload-id "$UPLOAD" --part-number "$number" \
         --body "$WORK/part" --content-md5 "$base64"
       sent=$((sent + 1))
-      say "part $number of $parts sent"
+      ws_print "part $number of $parts sent"
     fi
     list="$list,{\"PartNumber\":$number,\"ETag\":\"$md5\"}"
   done <"$WORK/parts"
   printf '{"Parts":[%s]}' "${list#,}" >"$WORK/list.json"
-  change aws s3api complete-multipart-upload --bucket "$bucket" --key "$key" --upload-id "$UPLOAD" \
+  ws_run_or_show aws s3api complete-multipart-upload --bucket "$bucket" "--key=$key" --upload-id "$UPLOAD" \
     --multipart-upload "file://$WORK/list.json"
-  say "uploaded s3://$bucket/$key ($sent of $parts parts sent)"
+  ws_print "uploaded s3://$bucket/$key ($sent of $parts parts sent)"
 }
 
 if [ ! -f "$file" ]; then # a dry run, before there is one
-  change aws s3 cp "$file" "s3://$bucket/$key"
+  ws_run_or_show aws s3 cp "$file" "s3://$bucket/$key"
   exit 0
 fi
 python3 -c "$sum_parts" "$file" "$PART" >"$WORK/sums"
@@ -292,13 +294,13 @@ sed '$d' "$WORK/sums" >"$WORK/parts"
 parts=$(wc -l <"$WORK/parts" | tr -d ' ')
 if is_uploaded; then
   said="s3://$bucket/$key is there already, with this content"
-  if [ "$changed" = 0 ]; then said="$said; nothing to do"; fi
-  tell "$said"
+  if [ "$CHANGES" = 0 ]; then said="$said; nothing to do"; fi
+  ws_report "$said"
 elif $DRY_RUN; then
-  change aws s3 cp "$file" "s3://$bucket/$key" # in parts by itself; what this script adds is going on after an interruption
+  ws_run_or_show aws s3 cp "$file" "s3://$bucket/$key" # in parts by itself; what this script adds is going on after an interruption
 elif [ "$size" -lt "$PART" ]; then
-  change aws s3api put-object --bucket "$bucket" --key "$key" --body "$file"
-  say "uploaded s3://$bucket/$key"
+  ws_run_or_show aws s3api put-object --bucket "$bucket" "--key=$key" --body "$file"
+  ws_print "uploaded s3://$bucket/$key"
 else
   send_in_parts
 fi

@@ -1,4 +1,4 @@
-"""`scripts/clean_up.sh`: what it shows, what it deletes, and what it leaves alone."""
+"""`scripts/clean_up.py`: what it shows, what it deletes, and what it leaves alone."""
 
 import json
 import re
@@ -6,10 +6,14 @@ import re
 import boto3
 import pytest
 
+from tests.support.aws_stand_in import AwsStandIn, Refusal, as_call
 from workshop.project import ROOT
 from workshop.sandbox import aws_account
 
 TAG = {"Key": "project", "Value": "first-kubeflow-pipeline"}
+EKSCTL_TAG = {"Key": "alpha.eksctl.io/cluster-name", "Value": "kubeflow-demo"}
+BY_EKSCTL = {"cluster": {"tags": {TAG["Key"]: TAG["Value"], EKSCTL_TAG["Key"]: EKSCTL_TAG["Value"]}}}
+GONE = Refusal("ResourceNotFoundException", "none")
 NOTHING = "nothing of this project is left in account 123456789012, region us-east-1; nothing to do\n"
 
 
@@ -102,7 +106,7 @@ def project(account, unique) -> Project:
 
 @pytest.fixture
 def clean_up(shell, project):
-    return lambda *arguments, **options: shell.run("clean_up.sh", *arguments, **project.settings | options)
+    return lambda *arguments, **options: shell.run("clean_up.py", *arguments, **project.settings | options)
 
 
 @pytest.mark.slow
@@ -118,7 +122,7 @@ def test_everything_is_shown_with_its_price_then_deleted_then_found_gone(own_acc
     before = project.left()
     assert len(before) == 10
 
-    shown = shell.run("clean_up.sh", **project.settings)
+    shown = shell.run("clean_up.py", **project.settings)
     assert shown.returncode == 0, shown.stderr
     prices = json.loads((ROOT / "deploy" / "prices.json").read_text())["items"]
     hours = {"cluster": prices["eks_cluster"]["usd"], "nodes": 2 * prices["m6i.xlarge"]["usd"]}
@@ -129,11 +133,11 @@ def test_everything_is_shown_with_its_price_then_deleted_then_found_gone(own_acc
     assert f"{in_all:10.2f}  in all" in shown.stdout
     assert "nothing was changed" in shown.stdout and project.left() == before
 
-    done = shell.run("clean_up.sh", "--yes", **project.settings)
+    done = shell.run("clean_up.py", "--yes", **project.settings)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("AWS was asked again: nothing that is billed is left")
     assert project.left() == [] and [disk["Size"] for disk in ec2.describe_volumes()["Volumes"]] == [1]
-    again = shell.run("clean_up.sh", "--yes", **project.settings)
+    again = shell.run("clean_up.py", "--yes", **project.settings)
     assert again.returncode == 0 and again.stdout == NOTHING
 
 
@@ -174,37 +178,48 @@ def test_what_was_half_deleted_is_finished_and_a_bucket_without_the_tag_goes_whe
     assert project.left() == []
 
 
-def stand_in_for_eks(shell, *answers):
-    """Put an AWS on PATH that has a cluster made by eksctl, and nothing else."""
-    (shell.programs / "aws").unlink(missing_ok=True)
-    none = "An error occurred (RepositoryNotFoundException) when calling the DescribeRepositories operation: none"
-    shell.stand_in(
-        "aws",
-        ("get-caller-identity", "123456789012\n"),
-        *answers,
-        ("describe-cluster", "first-kubeflow-pipeline\tTrue\n"),
-        ("list-pod-identity", "a-1\tdefault-editor\n"),
-        ("list-nodegroups", "nodes\n"),
-        ("describe-nodegroup", "3\tm6i.xlarge\tSPOT\n"),
-        ("describe-repositories", none, 254),
-    )
+@pytest.fixture
+def eks(shell):
+    """Start an AWS that has a cluster made by eksctl, and nothing else; answers given to it replace its own."""
+    started = []
+
+    def start(**answers) -> AwsStandIn:
+        none = Refusal("RepositoryNotFoundException", "none")
+        group = {"scalingConfig": {"desiredSize": 3}, "instanceTypes": ["m6i.xlarge"], "capacityType": "SPOT"}
+        usual = {
+            "GetCallerIdentity": {"Account": "123456789012"},
+            "DescribeCluster": BY_EKSCTL,
+            "ListPodIdentityAssociations": {
+                "associations": [{"associationId": "a-1", "serviceAccount": "default-editor"}]
+            },
+            "ListNodegroups": {"nodegroups": ["nodes"]},
+            "DescribeNodegroup": {"nodegroup": group},
+            "DescribeRepositories": none,
+        }
+        started.append(AwsStandIn(shell, usual | answers))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
 
 
 def changes(shell) -> list[str]:
     return [call for call in shell.calls if not re.search(r" (describe|list|get)-| version", call)]
 
 
-def test_a_cluster_by_eksctl_is_deleted_by_eksctl(shell):
+def test_a_cluster_by_eksctl_is_deleted_by_eksctl(shell, eks):
     shell.stand_in("eksctl")
-    stand_in_for_eks(shell)
-    shown = shell.run("clean_up.sh", "--dry-run", AWS_DEFAULT_REGION="us-east-1")
+    eks()
+    shown = shell.run("clean_up.py", "--dry-run", AWS_DEFAULT_REGION="us-east-1")
     assert shown.stdout.splitlines() == [
         "aws eks delete-pod-identity-association --cluster-name kubeflow-demo --association-id a-1",
         "eksctl delete cluster --name kubeflow-demo --region us-east-1 --wait --disable-nodegroup-eviction",
     ]
     assert changes(shell) == []
-    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
-    assert changes(shell) == shown.stdout.splitlines()
+    done = shell.run("clean_up.py", "--yes", AWS_DEFAULT_REGION="us-east-1")
+    association, cluster = shown.stdout.splitlines()
+    assert changes(shell) == [as_call(association), cluster]
     # This AWS still shows the cluster afterwards: that is no success.
     assert done.returncode == 1 and "AWS still bills some of it" in done.stderr
     assert "cluster\tkubeflow-demo" in done.stderr
@@ -212,81 +227,133 @@ def test_a_cluster_by_eksctl_is_deleted_by_eksctl(shell):
     assert "         ?    node group nodes: 3 x m6i.xlarge" in done.stdout
 
 
-def test_when_eksctl_fails_what_it_has_left_is_deleted_if_the_cluster_is_gone(shell):
-    gone = "An error occurred (ResourceNotFoundException) when calling the DescribeCluster operation: none"
+def test_when_eksctl_fails_what_it_has_left_is_deleted_if_the_cluster_is_gone(shell, eks):
     shell.stand_in("eksctl", ("delete", "the stack cannot be deleted\n", 1))
-    interfaces = ("describe-network-interfaces", "eni-1\n"), ("describe-security-groups", "sg-1\n")
-    stack = ("describe-stacks", "eksctl-kubeflow-demo-cluster\n")
-    stand_in_for_eks(shell, *interfaces, stack, ("--name kubeflow-demo$", gone, 254))
-    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+
+    def stacks():
+        deleted = any("delete-stack" in call for call in shell.calls)
+        stack = {"StackName": "eksctl-kubeflow-demo-cluster", "StackStatus": "DELETE_COMPLETE", "Tags": [EKSCTL_TAG]}
+        return {"Stacks": [stack | ({} if deleted else {"StackStatus": "CREATE_COMPLETE"})]}
+
+    eks(
+        DescribeCluster=lambda: GONE if any("eksctl" in call for call in changes(shell)) else BY_EKSCTL,
+        DescribeNetworkInterfaces={"NetworkInterfaces": [{"NetworkInterfaceId": "eni-1"}]},
+        DescribeSecurityGroups={"SecurityGroups": [{"GroupId": "sg-1"}]},
+        DescribeStacks=stacks,
+    )
+    done = shell.run("clean_up.py", "--yes", AWS_DEFAULT_REGION="us-east-1")
     assert "eksctl has left something" in done.stderr
     assert changes(shell)[2:] == [
         "aws ec2 delete-network-interface --network-interface-id eni-1",
         "aws ec2 delete-security-group --group-id sg-1",
         "aws cloudformation delete-stack --stack-name eksctl-kubeflow-demo-cluster",
-        "aws cloudformation wait stack-delete-complete --stack-name eksctl-kubeflow-demo-cluster",
     ]
+    deleted = shell.calls.index(changes(shell)[-1])
+    waited = "aws cloudformation describe-stacks --stack-name eksctl-kubeflow-demo-cluster"
+    assert shell.calls[deleted + 1] == waited
 
 
-def test_when_eksctl_fails_and_the_cluster_is_there_nothing_else_is_deleted(shell):
+def test_when_eksctl_fails_and_the_cluster_is_there_nothing_else_is_deleted(shell, eks):
     shell.stand_in("eksctl", ("delete", "no\n", 1))
-    stand_in_for_eks(shell)
-    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+    eks()
+    done = shell.run("clean_up.py", "--yes", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 1 and "eksctl has not deleted the cluster kubeflow-demo" in done.stderr
     assert changes(shell)[-1].startswith("eksctl delete cluster")
 
 
-def test_without_eksctl_nothing_is_deleted(shell):
-    stand_in_for_eks(shell)
-    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+def test_without_eksctl_nothing_is_deleted(shell, eks):
+    eks()
+    done = shell.run("clean_up.py", "--yes", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 3 and "eksctl is not installed" in done.stderr and changes(shell) == []
 
 
-def test_a_cluster_without_the_tag_keeps_all_that_carries_its_name(shell):
-    stand_in_for_eks(shell, ("describe-cluster", "-\tTrue\n"), ("describe-volumes", "vol-1\t1\tgp3\tavailable\n"))
-    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+def test_a_cluster_without_the_tag_keeps_all_that_carries_its_name(shell, eks):
+    disk = {"VolumeId": "vol-1", "Size": 1, "VolumeType": "gp3", "State": "available"}
+    disk["Tags"] = [{"Key": "kubernetes.io/cluster/kubeflow-demo", "Value": "owned"}]
+    of_others = {"cluster": {"tags": {"alpha.eksctl.io/cluster-name": "kubeflow-demo"}}}
+    eks(DescribeCluster=of_others, DescribeVolumes={"Volumes": [disk]})
+    done = shell.run("clean_up.py", "--yes", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 0 and done.stdout == NOTHING and "left alone" in done.stderr
     assert changes(shell) == []
 
 
-def test_stacks_that_eksctl_has_left_are_deleted_the_clusters_own_last(shell):
-    gone = "An error occurred (ResourceNotFoundException) when calling the DescribeCluster operation: none"
-    stacks = "eksctl-kubeflow-demo-cluster\teksctl-kubeflow-demo-nodegroup-nodes\n"
-    stand_in_for_eks(shell, ("describe-cluster", gone, 254), ("describe-stacks", stacks))
-    shown = shell.run("clean_up.sh", "--dry-run", AWS_DEFAULT_REGION="us-east-1")
+def test_stacks_that_eksctl_has_left_are_deleted_the_clusters_own_last(shell, eks):
+    names = ("eksctl-kubeflow-demo-cluster", "eksctl-kubeflow-demo-nodegroup-nodes")
+    stacks = [{"StackName": name, "Tags": [EKSCTL_TAG]} for name in names]
+    eks(DescribeCluster=GONE, DescribeStacks={"Stacks": stacks})
+    shown = shell.run("clean_up.py", "--dry-run", AWS_DEFAULT_REGION="us-east-1")
     names = re.findall(r"delete-stack --stack-name (\S+)", shown.stdout)
     assert names == ["eksctl-kubeflow-demo-nodegroup-nodes", "eksctl-kubeflow-demo-cluster"]
 
 
-def test_what_aws_denies_is_1_and_nothing_is_deleted(shell):
+def test_what_aws_denies_is_1_and_nothing_is_deleted(shell, eks):
     said = "An error occurred (AccessDenied) when calling the ListNodegroups operation: no"
-    stand_in_for_eks(shell, ("list-nodegroups", said, 254))
-    done = shell.run("clean_up.sh", "--yes", AWS_DEFAULT_REGION="us-east-1")
+    eks(ListNodegroups=Refusal("AccessDenied", "no"))
+    done = shell.run("clean_up.py", "--yes", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 1 and said in done.stderr and changes(shell) == []
+
+
+@pytest.mark.slow
+def test_pasting_a_dry_run_sends_the_requests_that_the_program_sends(shell, eks):
+    def tagged(**fields):
+        return fields | {"Tags": [{"Key": "kubernetes.io/cluster/kubeflow-demo", "Value": "owned"}]}
+
+    balancer = "arn:aws:elasticloadbalancing:us-east-1:123456789012:loadbalancer/net/a/1"
+    provider = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.us-east-1.amazonaws.com/id/A"
+    eks(
+        DescribeCluster=GONE,
+        DescribeVolumes={
+            "Volumes": [tagged(VolumeId="vol-1", Size=1, VolumeType="gp3", State="available")],
+        },
+        DescribeNatGateways=lambda: {
+            "NatGateways": [{"NatGatewayId": "nat-1", "State": state_of("nat", "deleted", "available")}]
+        },
+        DescribeAddresses={"Addresses": [{"AllocationId": "eip-1"}]},
+        DescribeLoadBalancers={"LoadBalancers": [{"LoadBalancerArn": balancer}], "LoadBalancerDescriptions": []},
+        DescribeTags={"TagDescriptions": [tagged(ResourceArn=balancer)]},
+        DescribeLogGroups={"logGroups": [{"logGroupName": "/aws/eks/kubeflow-demo/cluster", "storedBytes": 1}]},
+        ListRoles={"Roles": [{"RoleName": "kubeflow-demo-s3"}]},
+        ListAttachedRolePolicies={"AttachedPolicies": [{"PolicyArn": "arn:aws:iam::aws:policy/AnyPolicy"}]},
+        ListRolePolicies={"PolicyNames": ["it's one"]},
+        ListOpenIDConnectProviders={"OpenIDConnectProviderList": [{"Arn": provider}]},
+        ListOpenIDConnectProviderTags={"Tags": [TAG]},
+    )
+
+    def state_of(what, after, before):
+        return after if any(f"delete-{what}" in call for call in shell.calls) else before
+
+    shown = shell.run("clean_up.py", "--dry-run")
+    assert shown.returncode == 0 and changes(shell) == [], shown.stderr
+    shell.run("clean_up.py", "--yes")
+    by_program = changes(shell)
+    assert len(by_program) == 9
+    shell.forget_calls()
+    shell.provide_aws()
+    pasted = shell.paste(shown.stdout)
+    assert pasted.returncode == 0, pasted.stderr
+    assert changes(shell) == by_program
 
 
 def test_the_cluster_on_this_machine_is_deleted_by_kind(shell):
     shell.stand_in("kind", ("get clusters", "another\nkubeflow-demo\n"))
-    assert "nothing was changed" in shell.run("clean_up.sh", "--local").stdout
-    assert shell.run("clean_up.sh", "--local", "--dry-run").stdout == "kind delete cluster --name kubeflow-demo\n"
+    assert "nothing was changed" in shell.run("clean_up.py", "--local").stdout
+    assert shell.run("clean_up.py", "--local", "--dry-run").stdout == "kind delete cluster --name kubeflow-demo\n"
     assert changes(shell) == ["kind get clusters"] * 2
-    assert shell.run("clean_up.sh", "--local", "--yes").returncode == 0
+    assert shell.run("clean_up.py", "--local", "--yes").returncode == 0
     assert shell.calls[-1] == "kind delete cluster --name kubeflow-demo"
     shell.stand_in("kind", ("get clusters", "another\n"))
-    assert "nothing to do" in shell.run("clean_up.sh", "--local", "--yes").stdout
+    assert "nothing to do" in shell.run("clean_up.py", "--local", "--yes").stdout
 
 
-def test_no_tool_and_no_credentials_are_3(clean_up, shell):
+def test_no_tool_and_no_credentials_are_3(clean_up):
     assert clean_up(AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="").returncode == 3
     assert clean_up("--local").returncode == 3
-    shell.programs.joinpath("aws").unlink()
-    assert clean_up().returncode == 3
 
 
 def test_wrong_usage_and_bad_names_are_2(shell):
-    assert shell.run("clean_up.sh", "everything").returncode == 2
-    assert shell.run("clean_up.sh", "--bucket").returncode == 2
-    assert shell.run("clean_up.sh", CLUSTER_NAME="*").returncode == 2
+    assert shell.run("clean_up.py", "everything").returncode == 2
+    assert shell.run("clean_up.py", "--bucket").returncode == 2
+    assert shell.run("clean_up.py", CLUSTER_NAME="*").returncode == 2
 
 
 def test_the_clusters_of_the_sandbox_are_tagged_as_the_projects(account):

@@ -76,7 +76,7 @@ def test_the_first_run_makes_the_cluster_and_the_second_changes_nothing(shell, a
     stand_in_kubectl(shell, unique, classes="gp2 true\n")
     first = shell.run("create_cluster.sh", CLUSTER_NAME=unique)
     assert first.returncode == 0, first.stderr
-    assert "AWS bills about 0.49 USD an hour" in first.stderr and "clean_up.sh --yes" in first.stderr
+    assert "AWS bills about 0.49 USD an hour" in first.stderr and "clean_up.py --yes" in first.stderr
     assert [call for call, _ in changes(shell)] == [
         "eksctl create cluster -f -",
         f"kubectl --context {unique} {WAIT}",
@@ -151,7 +151,7 @@ def test_a_cluster_that_another_project_made_is_left_as_it_is(shell):
 
 
 @pytest.mark.parametrize(
-    "status, said", [("CREATE_IN_PROGRESS", "again in some minutes"), ("ROLLBACK_COMPLETE", "scripts/clean_up.sh")]
+    "status, said", [("CREATE_IN_PROGRESS", "again in some minutes"), ("ROLLBACK_COMPLETE", "scripts/clean_up.py")]
 )
 def test_the_stack_of_an_interrupted_run_is_named(shell, status, said):
     stand_in_kubectl(shell, "kubeflow-demo")

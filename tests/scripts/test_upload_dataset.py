@@ -113,7 +113,7 @@ def test_what_boto3_has_uploaded_is_not_sent_again_and_a_bucket_in_use_keeps_its
     s3.upload_file(str(large_zip), unique, "large.zip")
     done = upload(large_zip)
     assert "is there already, with this content" in done.stdout and "sent" not in done.stdout
-    assert f"clean_up.sh deletes it only with --bucket {unique}" in done.stdout
+    assert f"clean_up.py deletes it only with --bucket {unique}" in done.stdout
     assert s3.get_bucket_tagging(Bucket=unique)["TagSet"] == [{"Key": "team", "Value": "data"}]
     with pytest.raises(s3.exceptions.ClientError, match="LifecycleConfiguration"):
         s3.get_bucket_lifecycle_configuration(Bucket=unique)

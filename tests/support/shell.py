@@ -85,14 +85,27 @@ class Shell:
         """What each call was given on its standard input."""
         return [given for _, _, given in self._records()]
 
+    def record(self, name: str, *words: str, given: str = "") -> None:
+        """Add a call to the record, for a stand-in that is no program."""
+        with self._calls.open("a") as file:
+            file.write(json.dumps([name, words, given]) + "\n")
+
     def forget_calls(self) -> None:
         """Begin the record of calls anew."""
         self._calls.unlink(missing_ok=True)
 
     def run(self, script: str, *arguments: str, trace: bool = False, **variables: str) -> subprocess.CompletedProcess:
-        """Call `scripts/SCRIPT` as it is typed; `trace` is `bash -x`. A variable that is "" is taken away."""
-        command = ["bash", *(["-x"] if trace else []), str(ROOT / "scripts" / script), *arguments]
-        return self._run(command, variables)
+        """Call a script.
+
+        Args:
+            script: its name in `scripts/`. A Python script is called by its own first line.
+            arguments: as they are typed.
+            trace: call it with `bash -x`.
+            variables: environment variables of this call. A variable with the value "" is taken away.
+        """
+        path = str(ROOT / "scripts" / script)
+        bash = [] if script.endswith(".py") else ["bash", *(["-x"] if trace else [])]
+        return self._run([*bash, path, *arguments], variables)
 
     def paste(self, printed: str, **variables: str) -> subprocess.CompletedProcess:
         """Run what a dry run has printed, as if it were pasted into a shell."""
