@@ -1,6 +1,6 @@
 """Both images, built and pushed by the scripts on a real Docker engine, with a real registry.
 
-They take minutes the first time, so they run only when asked for: `WORKSHOP_TEST_IMAGES=1 pytest -n 0 tests/docker`.
+They take minutes the first time, so they run only with an option: `pytest -n 0 --images tests/docker`.
 """
 
 import json
@@ -20,10 +20,7 @@ from workshop import toc
 from workshop.lessons import prepare_folder, run_one
 from workshop.project import ROOT
 
-pytestmark = pytest.mark.docker
-if os.environ.get("WORKSHOP_TEST_IMAGES") != "1":
-    reason = "building images takes minutes; to run it: WORKSHOP_TEST_IMAGES=1 pytest -n 0 tests/docker"
-    pytest.skip(reason, allow_module_level=True)  # one line, not one for each test
+pytestmark = [pytest.mark.docker, pytest.mark.images]
 LESSONS = "/home/jovyan/first-kubeflow-pipeline"
 READ_ONLY = {"read_only": True, "tmpfs": {"/tmp": "exec"}}
 RUN_THE_PIPELINE = """

@@ -72,8 +72,8 @@ class Progress:
         if report.passed:
             return ("passed" if report.when == "call" else ""), "", ""
         if report.failed:
-            return ("failed" if report.when == "call" else "error"), "", ""
-        return None if hasattr(report, "wasxfail") else ("skipped", "", "")
+            return ("failed", "", "FAILED") if report.when == "call" else ("error", "", "ERROR")
+        return None if hasattr(report, "wasxfail") else ("skipped", "", "SKIPPED")
 
     def line(self) -> str:
         """Return the line as it is now."""

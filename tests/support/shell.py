@@ -8,9 +8,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.support import aws_zygote
+from tests.support.aws_zygote import write_python_program
 from workshop.project import ROOT
 
-OWN_PROGRAMS = Path(sys.executable).parent
 # What any system has. The tools of the scripts are left out, whatever this machine has of them.
 SYSTEM_PROGRAMS = str.split(
     "awk base64 basename bash cat chmod cp curl cut date dirname env find grep git head id ln ls mkdir mktemp "
@@ -44,8 +45,8 @@ class Shell:
             (self.programs / name).symlink_to(found)
 
     def provide_aws(self) -> None:
-        """Put the real AWS CLI on PATH."""
-        self.provide("aws", OWN_PROGRAMS / "aws")
+        """Put the real AWS CLI on PATH, without its start-up."""
+        self.provide("aws", aws_zygote.program())
 
     def stand_in(self, name: str, *answers: tuple[str, str] | tuple[str, str, int]) -> None:
         """Put a recorder on PATH under the name of a program.
@@ -57,10 +58,7 @@ class Shell:
                 none fits prints nothing and succeeds.
         """
         (self._answers / f"{name}.json").write_text(json.dumps([[*answer, 0][:3] for answer in answers]))
-        program = self.programs / name
-        program.unlink(missing_ok=True)
-        program.write_text(
-            f"#!{sys.executable} -IS\n"
+        code = (
             "import json, re, select, sys\n"
             f"name, answers, calls = {name!r}, {str(self._answers / (name + '.json'))!r}, {str(self._calls)!r}\n"
             # Read what is sent to it. A terminal, or a pipe that nobody writes to, is left alone.
@@ -73,7 +71,7 @@ class Shell:
             "        (sys.stderr if status else sys.stdout).write(printed)\n"
             "        sys.exit(status)\n"
         )
-        program.chmod(0o755)
+        write_python_program(self.programs / name, code)
 
     @property
     def calls(self) -> list[str]:
