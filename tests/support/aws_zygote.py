@@ -8,11 +8,11 @@ files to the server. The server forks, and the forked process runs the file of t
 import array
 import atexit
 import contextlib
+import importlib
 import json
 import os
 import runpy
 import select
-import shlex
 import shutil
 import signal
 import socket
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
@@ -29,8 +30,9 @@ REAL_PROGRAM = Path(sys.executable).with_name("aws")
 STARTS_WITHIN_SECONDS = 120
 _LENGTH_BYTES = 8
 
-# The client imports as little as it can, because its start is what a call costs.
-_CLIENT = """
+# The client imports as little as it can: its start is most of what a call costs. It runs with the Python below the
+# environment, because the path of the environment may hold a space, which a first line cannot.
+_CLIENT = """#!{python} -IS
 import array, json, os, socket, sys
 umask = os.umask(0)
 os.umask(umask)
@@ -45,20 +47,6 @@ if not status:
     sys.exit("aws: the server of the tests ended before it answered")
 os._exit(status[0])
 """
-
-
-def write_python_program(path: Path, code: str) -> None:
-    """Write a program in Python that starts fast, also where the path of Python holds a space.
-
-    Args:
-        path: of the program; the code goes into a hidden file beside it.
-        code: what the program does; it can import the standard library only.
-    """
-    hidden = path.with_name(f".{path.name}.py")
-    hidden.write_text(code)
-    path.unlink(missing_ok=True)
-    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS {shlex.quote(str(hidden))} "$@"\n')
-    path.chmod(0o755)
 
 
 @cache
@@ -76,7 +64,8 @@ def program() -> Path:
             raise RuntimeError(f"the server of the AWS CLI does not start; look why: python -m {__name__} SOCKET")
         time.sleep(0.02)
     client = folder / "aws"
-    write_python_program(client, _CLIENT.format(address=str(address), length=_LENGTH_BYTES))
+    client.write_text(_CLIENT.format(python=sys._base_executable, address=str(address), length=_LENGTH_BYTES))
+    client.chmod(0o755)
     return client
 
 
@@ -115,11 +104,14 @@ def _answer(connection: socket.socket) -> NoReturn:
         os.umask(umask)
         os.environ.clear()
         os.environ.update(environment)
+        importlib.reload(sys.modules["awscli"])  # at its import, it adds a variable to the environment
         sys.argv = words
         sys.stdin = open(0)  # noqa: SIM115
         sys.stdout = open(1, "w")  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
         status = _run_real_program()
+    except Exception:
+        traceback.print_exc()  # else os._exit would hide it
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):

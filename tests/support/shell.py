@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.support import aws_zygote
-from tests.support.aws_zygote import write_python_program
 from workshop.project import ROOT
 
 # What any system has. The tools of the scripts are left out, whatever this machine has of them.
@@ -58,7 +57,10 @@ class Shell:
                 none fits prints nothing and succeeds.
         """
         (self._answers / f"{name}.json").write_text(json.dumps([[*answer, 0][:3] for answer in answers]))
-        code = (
+        program = self.programs / name
+        program.unlink(missing_ok=True)
+        program.write_text(
+            f"#!{sys._base_executable} -IS\n"  # the path of the environment's own Python may hold a space
             "import json, re, select, sys\n"
             f"name, answers, calls = {name!r}, {str(self._answers / (name + '.json'))!r}, {str(self._calls)!r}\n"
             # Read what is sent to it. A terminal, or a pipe that nobody writes to, is left alone.
@@ -71,7 +73,7 @@ class Shell:
             "        (sys.stderr if status else sys.stdout).write(printed)\n"
             "        sys.exit(status)\n"
         )
-        write_python_program(self.programs / name, code)
+        program.chmod(0o755)
 
     @property
     def calls(self) -> list[str]:
