@@ -89,6 +89,16 @@ def shared_sandbox(request, tmp_path_factory):
 
 
 @pytest.fixture
+def borrowing_sandbox(clean_environment, shared_sandbox):
+    """A sandbox with a Pipelines API of the test's own, not started; S3 and the AWS account are the shared ones."""
+    from tests.support.shared import borrow
+
+    own = borrow(Path(os.environ["WORKSHOP_SANDBOX_DIR"]), shared_sandbox)
+    yield own
+    own.reset()
+
+
+@pytest.fixture
 def s3(shared_sandbox):
     """A boto3 client for the shared sandbox; the environment of this process points there, too."""
     apply(shared_sandbox.environment())

@@ -248,7 +248,9 @@ def test_two_at_the_same_time_on_a_sandbox_that_neither_found_running(sandbox, t
     assert "05_compile_pipeline  ok" in results[0].stdout
 
 
-def test_a_failing_cell_is_shown_with_its_lesson_and_the_notebook_is_kept(sandbox, tmp_path, workshop_command):
+def test_a_failing_cell_is_shown_with_its_lesson_and_the_notebook_is_kept(
+    borrowing_sandbox, tmp_path, workshop_command
+):
     done = workshop_command("run", "03", "--output", str(tmp_path / "out"), "-p", "bucket=Not_A_Bucket")
     assert done.returncode == 1
     assert "03_reach_s3: code cell [" in done.stdout
@@ -272,13 +274,13 @@ def test_a_kernel_that_dies_is_an_error_with_the_notebook_as_far_as_it_went(work
     assert printed(result.notebook) == "1\n"
 
 
-def test_a_failing_task_is_shown_with_what_it_said(sandbox, tmp_path, olist_zip, workshop_command):
+def test_a_failing_task_is_shown_with_what_it_said(borrowing_sandbox, tmp_path, olist_zip, workshop_command):
     done = workshop_command("run", "05", "--output", str(tmp_path / "out"), "-p", f"zip_path={olist_zip}")
     assert done.returncode == 1
     assert "flights.csv is not there; nearest names:" in done.stdout and "\x1b[" not in done.stdout
 
 
-def test_a_parameter_that_no_lesson_has_is_named(sandbox, workshop_command):
+def test_a_parameter_that_no_lesson_has_is_named(borrowing_sandbox, workshop_command):
     done = workshop_command("run", "03", "-p", "csvname=x")
     assert done.returncode == 1
     assert "csvname" in done.stderr and "zip_path" in done.stderr

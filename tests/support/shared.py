@@ -12,7 +12,8 @@ import pytest
 from filelock import FileLock
 
 from workshop.sandbox import Sandbox
-from workshop.sandbox.pipelines_api import PipelinesApi
+from workshop.sandbox.aws_account import AwsAccount
+from workshop.sandbox.object_store import ObjectStore
 
 FOLDER = pytest.StashKey[Path]()
 
@@ -93,7 +94,7 @@ def once(folder: Path, name: str, make: Callable[[], Any]) -> Any:
 
 
 def borrow(directory: Path, owner: Sandbox) -> Sandbox:
-    """Return a sandbox that has a Pipelines API of its own, and uses the other servers of a sandbox that is up.
+    """Return a sandbox that has a Pipelines API of its own, and uses the S3 and the AWS account of another sandbox.
 
     To start a Pipelines API takes a third of the time that a whole sandbox takes. `up()` starts it; `down()` and
     `reset()` stop it and leave the other servers to their owner. A test must not end the borrowed servers.
@@ -111,7 +112,7 @@ def borrow(directory: Path, owner: Sandbox) -> Sandbox:
     lent = json.loads((owner.directory / "identity.json").read_text())
     keys = ("access_key", "secret_key", "encryption_key")
     kept.write_text(json.dumps(identity | {name: lent[name] for name in keys} | {"bucket": own_bucket}))
-    for record in (owner.directory / "run").glob("*.json"):
-        if record.stem != PipelinesApi.name:
-            (directory / "run" / record.name).write_text(record.read_text())
+    for server in (ObjectStore, AwsAccount):
+        record = Path("run", f"{server.name}.json")
+        (directory / record).write_text((owner.directory / record).read_text())
     return own

@@ -1,10 +1,8 @@
 """A running Pipelines API for the tests of this folder, and clients for it."""
 
 import json
-import os
 import sys
 import warnings
-from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,16 +17,13 @@ from kfp import compiler
 from tests.support import simple
 from tests.support.api import Api
 from tests.support.engine_bench import Bench
-from tests.support.shared import borrow
 from workshop.sandbox import Sandbox
 
 
 @pytest.fixture
-def sandbox(clean_environment, shared_sandbox) -> Iterator[Sandbox]:
-    """A sandbox with a Pipelines API of the test's own, not started; S3 and the AWS account are the shared ones."""
-    own = borrow(Path(os.environ["WORKSHOP_SANDBOX_DIR"]), shared_sandbox)
-    yield own
-    own.reset()
+def sandbox(borrowing_sandbox) -> Sandbox:
+    """A sandbox with a Pipelines API of the test's own, not started."""
+    return borrowing_sandbox
 
 
 @pytest.fixture
