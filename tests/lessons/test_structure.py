@@ -1,4 +1,4 @@
-"""Every lesson holds what a lesson must hold, and the check finds it when one does not."""
+"""Every lesson has the parts that a lesson must have, and `workshop check` names each missing part."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from workshop import structure, toc
 
 @pytest.fixture
 def broken(tmp_path, monkeypatch):
-    """Change a copy of lesson 03 and return what the check says."""
+    """Return a function that changes a copy of lesson 03 and returns the problems that the check finds."""
     lesson = toc.select(["03"])[0]
 
     def check(change) -> str:
@@ -26,11 +26,11 @@ def broken(tmp_path, monkeypatch):
     return check
 
 
-def test_every_lesson_holds_what_it_must():
+def test_every_lesson_has_all_parts():
     assert structure.all_problems() == []
 
 
-def test_the_unchanged_copy_is_fine(broken):
+def test_an_unchanged_copy_has_no_problem(broken):
     assert broken(lambda notebook: None) == ""
 
 
@@ -57,7 +57,7 @@ def first(notebook, kind, text):
         (lambda nb: unhide(nb), "a solution is not hidden"),
     ],
 )
-def test_what_is_missing_is_named(broken, change, expected):
+def test_each_problem_is_named(broken, change, expected):
     assert expected in broken(change)
 
 
