@@ -77,8 +77,9 @@ def _end(server: subprocess.Popen, folder: Path) -> None:
 
 def serve(address: str) -> None:
     """Answer calls until standard input ends, which it also does when the process that started this one is killed."""
+    # What every call imports; the program itself imports the handlers later.
     import awscli.clidriver
-    import awscli.customizations.s3.subcommands  # noqa: F401 - imported before the first call, like the rest
+    import awscli.handlers  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # calls that have ended leave no zombies
     with socket.socket(socket.AF_UNIX) as listener:
