@@ -1,7 +1,7 @@
 # Every command works from a fresh clone: it first makes the environment, if that is missing or older than the lock.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help run lab test bench outputs lock clean
+.PHONY: help run lab test check-all bench outputs lock clean
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The reader's settings for Python and bash must change nothing here.
 unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PYTHONSTARTUP BASH_ENV ENV
@@ -9,7 +9,7 @@ PYTHON_IN_VENV := .venv/bin/python
 LOCK = $(PYTHON_IN_VENV) -m uv pip compile --quiet --universal --upgrade --generate-hashes --no-header --no-emit-index-url
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/.ready  ## run every lesson from top to bottom, on the sandbox unless WORKSHOP_TARGET says otherwise
 	@$(PYTHON_IN_VENV) -m workshop run
@@ -17,8 +17,11 @@ run: .venv/.ready  ## run every lesson from top to bottom, on the sandbox unless
 lab: .venv/.ready  ## open the lessons in JupyterLab
 	@$(PYTHON_IN_VENV) -m workshop lab
 
-test: .venv/.ready  ## run the tests
-	@$(PYTHON_IN_VENV) -m pytest
+test: .venv/.ready  ## run the tests, in about 3 minutes; more with ARGS='--tier gate'
+	@$(PYTHON_IN_VENV) -m pytest $(ARGS)
+
+check-all: .venv/.ready  ## run every test, without a limit of time, and write the figures to docs/checked.md
+	@$(PYTHON_IN_VENV) -m tests.support.check_all
 
 bench: .venv/.ready  ## measure the sandbox and the components, and write the figures to benchmarks/results/
 	@$(PYTHON_IN_VENV) -m benchmarks.pipelines_api

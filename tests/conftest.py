@@ -1,6 +1,7 @@
-"""What the tests share: a clean environment for each, sandboxes of their own, and an Olist-shaped zip."""
+"""Fixtures for all tests: a clean environment, sandboxes, buckets, and a small zip like the Olist dataset."""
 
 import contextlib
+import hashlib
 import os
 import socket
 import subprocess
@@ -14,7 +15,9 @@ import pytest
 from workshop.project import ROOT
 from workshop.sandbox import Sandbox, apply
 
-# As in workshop/cli.py: 2 s of import that nothing here needs.
+pytest_plugins = ("tests.support.tiers", "tests.support.shared", "tests.support.progress")
+
+# As in workshop/cli.py: this import takes 2 s, and no test needs it.
 sys.modules.setdefault("rfc3987_syntax", None)
 
 FOREIGN = (
@@ -43,9 +46,7 @@ OLIST = (
 
 
 def pytest_configure(config):
-    """Hold the servers' usual ports while tests run, so that no two of them want the same one; name the marks."""
-    config.addinivalue_line("markers", "docker: needs a running Docker engine; skipped without")
-    config.addinivalue_line("markers", "slow: takes long; skipped without WORKSHOP_TEST_SLOW=1, which .ci/run sets")
+    """Hold the usual ports of the servers while tests run, so that no two tests want the same port."""
     if not hasattr(config, "workerinput"):
         config.held_ports = []
         for port in (8333, 5005, 8889, 5000):
@@ -53,18 +54,9 @@ def pytest_configure(config):
                 config.held_ports.append(socket.create_server(("127.0.0.1", port)))
 
 
-def pytest_collection_modifyitems(items):
-    """Skip what takes long, unless it is asked for."""
-    if os.environ.get("WORKSHOP_TEST_SLOW") != "1":
-        reason = "takes long; to run it: WORKSHOP_TEST_SLOW=1 pytest -m slow, as .ci/run does"
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason=reason))
-
-
 @pytest.fixture(autouse=True)
 def clean_environment(tmp_path, monkeypatch):
-    """Keep what this machine has configured out of every test, and what a test sets out of the next."""
+    """Hide the settings of this machine from every test, and undo what the test sets."""
     before = dict(os.environ)
     path = list(sys.path)
     for name in list(os.environ):
@@ -81,24 +73,34 @@ def clean_environment(tmp_path, monkeypatch):
 
 @pytest.fixture
 def sandbox(clean_environment):
-    """A sandbox of the test's own, not started; gone after the test."""
+    """A sandbox of the test's own, not started; deleted after the test."""
     own = Sandbox()
     yield own
     own.reset()
 
 
 @pytest.fixture(scope="session")
-def shared_sandbox(tmp_path_factory):
-    """One running sandbox for the tests that only need S3."""
-    shared = Sandbox(tmp_path_factory.mktemp("shared") / "sandbox")
-    shared.up()
-    yield shared
-    shared.reset()
+def shared_sandbox(request, tmp_path_factory):
+    """A running sandbox for tests that do not disturb each other."""
+    from tests.support.shared import worker_sandbox  # pytest must load this plugin first, to rewrite its assertions
+
+    with worker_sandbox(request.config, tmp_path_factory.mktemp("shared") / "sandbox") as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def borrowing_sandbox(clean_environment, shared_sandbox):
+    """A sandbox with a Pipelines API of the test's own, not started; S3 and the AWS account are the shared ones."""
+    from tests.support.shared import borrow
+
+    own = borrow(Path(os.environ["WORKSHOP_SANDBOX_DIR"]), shared_sandbox)
+    yield own
+    own.reset()
 
 
 @pytest.fixture
 def s3(shared_sandbox):
-    """A boto3 client for the shared sandbox, which is also what this process's environment points to."""
+    """A boto3 client for the shared sandbox; the environment of this process points there, too."""
     apply(shared_sandbox.environment())
     os.environ["WORKSHOP_SANDBOX_DIR"] = str(shared_sandbox.directory)
     boto3.setup_default_session()
@@ -106,17 +108,17 @@ def s3(shared_sandbox):
 
 
 @pytest.fixture
-def bucket(s3, request):
-    """An empty bucket with a name of its own."""
-    name = f"test-{abs(hash(request.node.nodeid)) % 10**12:012}"
-    s3.create_bucket(Bucket=name)
-    return name
+def bucket(s3, unique):
+    """An empty bucket of the test's own."""
+    s3.create_bucket(Bucket=unique)
+    return unique
 
 
 @pytest.fixture
 def unique(request) -> str:
-    """A name that no other test uses on a shared sandbox."""
-    return f"test-{abs(hash(request.node.nodeid)) % 10**12:012}"
+    """A name that no other test uses on a shared sandbox; the same in every session."""
+    digest = hashlib.sha256(request.node.nodeid.encode()).hexdigest()
+    return f"test-{int(digest, 16) % 10**12:012}"
 
 
 @pytest.fixture
@@ -132,7 +134,7 @@ def olist_zip(tmp_path):
 
 @pytest.fixture
 def workshop_command():
-    """Call the `workshop` command as a reader does, in a process of its own."""
+    """Call the `workshop` command as a reader does, in another process."""
 
     def call(*arguments: str, **options) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "workshop", *arguments]
@@ -162,7 +164,7 @@ def project_copy(tmp_path) -> Path:
 
 @pytest.fixture
 def tiny_wheel(tmp_path) -> Path:
-    """A package that no index has, ready to be installed without a network."""
+    """A wheel of a package that no index has; pip installs it without a network."""
     wheel = tmp_path / "tinypackage-1.0-py3-none-any.whl"
     info = "tinypackage-1.0.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:

@@ -288,7 +288,7 @@ def test_a_name_outside_the_table_reaches_no_process(tmp_path, name):
     assert os.environ.get(name) == before
     # The script ends before it starts any program that could see the variable.
     seen = subprocess.run(
-        ["bash", "-c", '. "$0/scripts/lib.sh"; usage() { env; }; read_settings; env', str(ROOT)],
+        ["bash", "-c", '. "$0/scripts/lib.sh"; usage() { env; }; ws_read_settings; env', str(ROOT)],
         env={"PATH": os.environ["PATH"], "WORKSHOP_SETTINGS": str(file)},
         capture_output=True,
         text=True,

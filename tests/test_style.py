@@ -1,8 +1,10 @@
-"""What a reviewer should not have to look for."""
+"""Linters, the type checker and the import contracts find nothing."""
 
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from workshop import toc
 from workshop.project import ROOT
@@ -24,6 +26,11 @@ def test_ruff_would_format_nothing():
 def test_shellcheck_finds_nothing_in_any_script():
     scripts = [*ROOT.glob("scripts/*.sh"), ROOT / ".ci/run", ROOT / "postBuild"]
     run(str(Path(sys.executable).with_name("shellcheck")), *map(str, scripts))
+
+
+@pytest.mark.slow
+def test_mypy_finds_nothing():
+    run(sys.executable, "-m", "mypy")
 
 
 def test_the_readme_lists_the_lessons_as_the_table_of_contents_does():

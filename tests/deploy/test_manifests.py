@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 
-import cfnlint.api
 import jsonschema
 import pytest
 import yaml
@@ -289,6 +288,8 @@ def problems(policy: dict) -> list[str]:
     trust = any("Principal" in statement for statement in policy["Statement"])
     kind, field = ("Role", "AssumeRolePolicyDocument") if trust else ("ManagedPolicy", "PolicyDocument")
     template = {"Resources": {"It": {"Type": f"AWS::IAM::{kind}", "Properties": {field: policy}}}}
+    import cfnlint.api  # takes seconds, which no other test should wait for
+
     found = cfnlint.api.lint_all(json.dumps(template))
     # Rules that begin with I are advice on CloudFormation templates; the template here is only a wrapper.
     return [f"{match.rule.id} {match.message}" for match in found if match.rule.id[0] in "EW"]

@@ -1,6 +1,6 @@
 """Both images, built and pushed by the scripts on a real Docker engine, with a real registry.
 
-The first builds take minutes, so these tests run only on request: `WORKSHOP_TEST_IMAGES=1 pytest -n 0 tests/docker`.
+The first builds take minutes, so these tests run only on request: `pytest -n 0 --images tests/docker`.
 """
 
 import json
@@ -21,10 +21,7 @@ from workshop.lessons import prepare_folder, run_one
 from workshop.project import ROOT
 from workshop.sandbox import docker_engine
 
-pytestmark = pytest.mark.docker
-if os.environ.get("WORKSHOP_TEST_IMAGES") != "1":
-    reason = "building images takes minutes; to run it: WORKSHOP_TEST_IMAGES=1 pytest -n 0 tests/docker"
-    pytest.skip(reason, allow_module_level=True)  # one line, not one for each test
+pytestmark = [pytest.mark.docker, pytest.mark.images]
 LESSONS = "/home/jovyan/first-kubeflow-pipeline"
 READ_ONLY = {"read_only": True, "tmpfs": {"/tmp": "exec"}}
 RUN_THE_PIPELINE = """

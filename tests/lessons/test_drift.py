@@ -1,4 +1,4 @@
-"""Lessons and the package `pipelines` say the same, word for word."""
+"""The code in the lessons is the code of the package `pipelines`, word for word."""
 
 import inspect
 

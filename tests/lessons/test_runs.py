@@ -1,4 +1,4 @@
-"""papermill: every lesson alone with other inputs, all of them in other orders, and what a failure looks like."""
+"""papermill: each lesson alone with other inputs, all lessons in other orders, and the message of a failure."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def keys(sandbox) -> dict[str, int]:
 
 
 def kept(sandbox) -> dict[str, int]:
-    """What is in the bucket, without the artifacts of runs, of which each has its own."""
+    """Return key and size of each object in the bucket, without the artifacts of runs: their keys always differ."""
     return {key: size for key, size in keys(sandbox).items() if not key.startswith("runs/")}
 
 
@@ -180,7 +180,7 @@ def test_lesson_06_alone_uploads_runs_and_explains_two_failures(sandbox, work, p
 
 
 class OnlyTheContract(BaseHTTPRequestHandler):
-    """Passes requests on to the sandbox's Pipelines API, but for what a cluster's server does not have."""
+    """Forwards requests to the Pipelines API of the sandbox, except those that a cluster's server does not know."""
 
     upstream = ""
 
@@ -225,7 +225,7 @@ def test_lesson_06_runs_unchanged_on_a_configured_endpoint_that_has_only_the_con
 
 
 @pytest.mark.slow
-def test_all_in_reverse_order_and_then_once_more_on_one_sandbox(sandbox, work, parameters, olist_zip):
+def test_all_lessons_run_twice_in_reverse_order_on_one_sandbox(sandbox, work, parameters, olist_zip):
     clean_up, *backwards = (lesson.name for lesson in reversed(toc.lessons()))
     run(clean_up, work, parameters)
     first = {name: compared(run(name, work, parameters).notebook) for name in backwards}
@@ -237,7 +237,7 @@ def test_all_in_reverse_order_and_then_once_more_on_one_sandbox(sandbox, work, p
 
 
 @pytest.mark.slow
-def test_two_at_the_same_time_on_a_sandbox_that_neither_found_running(sandbox, tmp_path, olist_zip, workshop_command):
+def test_two_runs_at_once_start_one_sandbox_and_both_succeed(sandbox, tmp_path, olist_zip, workshop_command):
     def run_in(folder: str):
         arguments = ["run", "04", "05", "--output", str(tmp_path / folder), "-p", f"zip_path={olist_zip}"]
         return workshop_command(*arguments, "-p", f"csv_name={CSV}", "-p", f"bucket={folder}-bucket")
@@ -248,7 +248,9 @@ def test_two_at_the_same_time_on_a_sandbox_that_neither_found_running(sandbox, t
     assert "05_compile_pipeline  ok" in results[0].stdout
 
 
-def test_a_failing_cell_is_shown_with_its_lesson_and_the_notebook_is_kept(sandbox, tmp_path, workshop_command):
+def test_a_failing_cell_is_shown_with_its_lesson_and_the_notebook_is_kept(
+    borrowing_sandbox, tmp_path, workshop_command
+):
     done = workshop_command("run", "03", "--output", str(tmp_path / "out"), "-p", "bucket=Not_A_Bucket")
     assert done.returncode == 1
     assert "03_reach_s3: code cell [" in done.stdout
@@ -259,7 +261,7 @@ def test_a_failing_cell_is_shown_with_its_lesson_and_the_notebook_is_kept(sandbo
     assert any(output.output_type == "error" for cell in kept.cells for output in cell.get("outputs", []))
 
 
-def test_a_kernel_that_dies_is_an_error_with_the_notebook_as_far_as_it_went(work, tmp_path):
+def test_a_kernel_that_dies_is_an_error_and_the_notebook_so_far_is_kept(work, tmp_path):
     cells = [nbformat.v4.new_code_cell(source) for source in ("print(1)", "import os; os._exit(1)")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "dies.ipynb")
 
@@ -272,13 +274,13 @@ def test_a_kernel_that_dies_is_an_error_with_the_notebook_as_far_as_it_went(work
     assert printed(result.notebook) == "1\n"
 
 
-def test_a_failing_task_is_shown_with_what_it_said(sandbox, tmp_path, olist_zip, workshop_command):
+def test_a_failing_task_is_shown_with_its_message(borrowing_sandbox, tmp_path, olist_zip, workshop_command):
     done = workshop_command("run", "05", "--output", str(tmp_path / "out"), "-p", f"zip_path={olist_zip}")
     assert done.returncode == 1
     assert "flights.csv does not exist; the nearest names are" in done.stdout and "\x1b[" not in done.stdout
 
 
-def test_a_parameter_that_no_lesson_has_is_named(sandbox, workshop_command):
+def test_a_parameter_that_no_lesson_has_is_named(borrowing_sandbox, workshop_command):
     done = workshop_command("run", "03", "-p", "csvname=x")
     assert done.returncode == 1
     assert "csvname" in done.stderr and "zip_path" in done.stderr
@@ -327,7 +329,7 @@ def printed(notebook: Path) -> str:
 
 
 def compared(notebook: Path) -> str:
-    """Return what nbval would compare: all but the cells that are said to differ from machine to machine."""
+    """Return the outputs that nbval compares: those of all cells without the tag `nbval-ignore-output`."""
     cells = nbformat.read(notebook, as_version=4).cells
     return _text(cell for cell in cells if "nbval-ignore-output" not in cell.metadata.get("tags", []))
 
@@ -337,7 +339,7 @@ def _text(cells) -> str:
 
 
 def without_what_varies(text: str) -> str:
-    """Apply what nbval applies, and drop what a second run on the same sandbox rightly says otherwise."""
+    """Replace what nbval replaces, and drop the lines that rightly differ in a second run on the same sandbox."""
     config = (ROOT / "tests" / "lessons" / "nbval_sanitize.cfg").read_text()
     for pattern, replacement in re.findall(r"^regex: (.*)\nreplace: (.*)$", config, re.MULTILINE):
         text = re.sub(pattern, replacement, text)

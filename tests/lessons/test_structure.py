@@ -30,7 +30,7 @@ def test_every_lesson_obeys_every_rule():
     assert structure.all_problems() == []
 
 
-def test_the_unchanged_copy_is_fine(broken):
+def test_an_unchanged_copy_has_no_problem(broken):
     assert broken(lambda notebook: None) == ""
 
 

@@ -86,7 +86,8 @@ def test_connecting_brings_back_what_a_clean_up_has_deleted_of_the_cluster(sandb
     assert eks.describe_cluster(name="kubeflow-demo")["cluster"]["status"] == "ACTIVE"
 
 
-def test_kubectl_is_kept_from_the_clusters_of_this_machines_user(sandbox):
+def test_kubectl_is_kept_from_the_clusters_of_this_machines_user(borrowing_sandbox):
+    sandbox = borrowing_sandbox
     sandbox.up()
     config = yaml.safe_load(Path(sandbox.environment()["KUBECONFIG"]).read_text())
     assert config["current-context"] == "the-sandbox-has-no-kubernetes"

@@ -37,7 +37,8 @@ def test_env_of_a_sandbox_that_is_down_says_how_to_start_it(sandbox, workshop_co
     assert "workshop sandbox up" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_reset_asks_and_deletes_only_when_told(sandbox, workshop_command):
+def test_reset_asks_and_deletes_only_when_told(borrowing_sandbox, workshop_command):
+    sandbox = borrowing_sandbox
     workshop_command("sandbox", "up")
     assert workshop_command("sandbox", "reset", input="n\n").returncode == 1
     assert sandbox.directory.exists()

@@ -97,6 +97,7 @@ def test_servers_listen_on_loopback_only_and_their_state_is_private(sandbox):
     assert sandbox.directory.stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.slow
 def test_what_it_keeps_survives_a_kill_and_a_restart_on_other_ports(sandbox):
     sandbox.up()
     s3 = client(sandbox)
@@ -221,14 +222,15 @@ def test_a_folder_that_is_a_file_is_named(tmp_path, workshop_command):
     assert str(tmp_path / "file") in done.stderr and "Traceback" not in done.stderr
 
 
-def test_reset_deletes_only_what_is_its_own(sandbox):
-    sandbox.directory.mkdir()
+def test_reset_deletes_only_what_is_its_own(borrowing_sandbox):
+    sandbox = borrowing_sandbox
     (sandbox.directory / "thesis.txt").write_text("years of work")
     sandbox.up()
     sandbox.reset()
     assert [path.name for path in sandbox.directory.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_keys_that_are_lost_while_up_are_replaced_on_both_sides(sandbox):
     sandbox.up()
     (sandbox.directory / "identity.json").unlink()
@@ -245,6 +247,7 @@ def test_another_spelling_of_the_folder_is_the_same_sandbox(sandbox, tmp_path, w
     assert left_processes(sandbox) == []
 
 
+@pytest.mark.slow
 def test_a_damaged_identity_is_named_and_reset_mends_it(sandbox):
     sandbox.directory.mkdir()
     (sandbox.directory / "identity.json").write_text("{")
@@ -328,12 +331,14 @@ def test_a_full_disk_is_named_with_a_way_out(sandbox, monkeypatch):
     assert not pids(sandbox)
 
 
-def test_a_sandbox_that_is_up_may_fill_its_disk(sandbox, monkeypatch):
+def test_a_sandbox_that_is_up_may_fill_its_disk(borrowing_sandbox, monkeypatch):
+    sandbox = borrowing_sandbox
     sandbox.up()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     sandbox.up()
 
 
+@pytest.mark.slow
 def test_a_disk_with_less_than_one_gb_has_room_for_many_buckets(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

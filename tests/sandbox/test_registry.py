@@ -51,6 +51,12 @@ def program(tmp_path):
 
 
 @pytest.fixture
+def sandbox(borrowing_sandbox):
+    """A sandbox with a registry and a Pipelines API of the test's own, not started."""
+    return borrowing_sandbox
+
+
+@pytest.fixture
 def with_registry(engine, sandbox):
     """A sandbox that is up, with its registry."""
     os.environ["DOCKER_HOST"] = engine

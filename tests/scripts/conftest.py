@@ -1,4 +1,4 @@
-"""What the tests of the scripts share: a shell, and an AWS account."""
+"""Fixtures for the tests of the scripts: a shell, and an AWS account."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from workshop.sandbox import Sandbox
 
 @pytest.fixture
 def shell(clean_environment, tmp_path) -> Shell:
-    """Scripts with no tool on PATH, no settings, and no account."""
+    """Calls scripts with no tool on PATH, no settings, and no account."""
     folder = tmp_path / "shell"
     folder.mkdir()
     return Shell(folder)
@@ -16,16 +16,16 @@ def shell(clean_environment, tmp_path) -> Shell:
 
 @pytest.fixture
 def account(shared_sandbox, shell) -> Sandbox:
-    """The emulated AWS account that tests share, with a real S3; `shell` has the real AWS CLI and its endpoints.
+    """The emulated AWS account that tests share, with a real S3; `shell` has the AWS CLI and the endpoints.
 
-    Give what a test makes there a name of the test's own (`unique`).
+    A test names everything that it makes there after itself (`unique`).
     """
     return _give_account(shell, shared_sandbox)
 
 
 @pytest.fixture
 def own_account(sandbox, shell) -> Sandbox:
-    """The same with an account of the test's own, for what looks at everything in it. Takes a second or two."""
+    """Like `account`, but the test's own: for tests that look at everything in an account. Takes seconds."""
     sandbox.up()
     return _give_account(shell, sandbox)
 

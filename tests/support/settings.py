@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
     set -euo pipefail
     export "WORKSHOP_SETTINGS=$1"
     if [ -n "$2" ]; then export "$2"; fi
-    read_settings
+    ws_read_settings
     for name in $NAMES; do printf '%s\\0%s\\0' "$name" "${!name:-}"; done
   ) >"$1.values" 2>"$1.said"
   echo $? >"$1.status"
@@ -52,7 +52,7 @@ def read_in_python(file: Path, environment: Mapping[str, str]) -> dict[str, str]
 
 
 def read_in_bash(file: Path, environment: Mapping[str, str]) -> dict[str, str] | str:
-    """Read the settings with `read_settings` of `scripts/lib.sh`.
+    """Read the settings with `ws_read_settings` of `scripts/lib.sh`.
 
     Returns:
         As `read_in_python`.

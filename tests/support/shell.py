@@ -8,9 +8,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.support import aws_zygote
 from workshop.project import ROOT
 
-OWN_PROGRAMS = Path(sys.executable).parent
 # What any system has. The tools of the scripts are left out, whatever this machine has of them.
 SYSTEM_PROGRAMS = str.split(
     "awk base64 basename bash cat chmod cp curl cut date dirname env find grep git head id ln ls mkdir mktemp "
@@ -44,8 +44,8 @@ class Shell:
             (self.programs / name).symlink_to(found)
 
     def provide_aws(self) -> None:
-        """Put the real AWS CLI on PATH."""
-        self.provide("aws", OWN_PROGRAMS / "aws")
+        """Put the real AWS CLI on PATH, without its start-up."""
+        self.provide("aws", aws_zygote.program())
 
     def stand_in(self, name: str, *answers: tuple[str, str] | tuple[str, str, int]) -> None:
         """Put a recorder on PATH under the name of a program.

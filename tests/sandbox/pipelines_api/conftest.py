@@ -17,6 +17,13 @@ from kfp import compiler
 from tests.support import simple
 from tests.support.api import Api
 from tests.support.engine_bench import Bench
+from workshop.sandbox import Sandbox
+
+
+@pytest.fixture
+def sandbox(borrowing_sandbox) -> Sandbox:
+    """A sandbox with a Pipelines API of the test's own, not started."""
+    return borrowing_sandbox
 
 
 @pytest.fixture
@@ -27,7 +34,7 @@ def api(shared_sandbox) -> Api:
 
 @pytest.fixture
 def own_api(sandbox) -> Api:
-    """The API of a sandbox of the test's own, which is up."""
+    """A Pipelines API of the test's own, which is up."""
     sandbox.up()
     return Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])
 
@@ -49,7 +56,7 @@ def generated(api) -> kfp_server_api.ApiClient:
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
-    """Compile a pipeline function and return its spec, in the form in which the API takes and shows it."""
+    """Compile a pipeline function, and return its spec in the form that the API takes and shows."""
     folder = tmp_path_factory.mktemp("compiled")
 
     def compile_it(function) -> dict:
@@ -69,7 +76,7 @@ def echo(compiled) -> dict:
 
 @pytest.fixture
 def echo_file(echo, tmp_path) -> str:
-    """The same in a file."""
+    """The path of a file that holds the compiled pipeline `echo`."""
     path = tmp_path / "echo.yaml"
     path.write_text(json.dumps(echo))
     return str(path)
@@ -77,7 +84,7 @@ def echo_file(echo, tmp_path) -> str:
 
 @pytest.fixture
 def httpserver_folder(tmp_path):
-    """A folder, and the address at which this machine serves it."""
+    """A folder, and the address of a server that serves it."""
     folder = tmp_path / "served"
     folder.mkdir()
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
@@ -89,6 +96,6 @@ def httpserver_folder(tmp_path):
 
 @pytest.fixture
 def bench(shared_sandbox, tmp_path) -> Bench:
-    """Runs pipelines with the engine alone."""
+    """Runs pipelines with the engine, without the API."""
     environment = {name: value for name, value in shared_sandbox.environment().items() if value is not None}
     return Bench(tmp_path, environment, Path(sys.prefix))

@@ -138,7 +138,7 @@ def test_a_path_in_a_request_leads_nowhere(api, address, echo, name):
 
 
 def test_its_files_can_be_read_by_its_user_alone_even_in_a_folder_that_was_open(sandbox, echo):
-    sandbox.directory.mkdir(mode=0o755)
+    sandbox.directory.chmod(0o755)
     sandbox.up()
     api = Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])
     api.await_state(api.run(echo)["run_id"])
