@@ -158,7 +158,7 @@ class Dispatcher:
         try:
             with self._lock:
                 process.start()
-                self._workers[run_id] = Worker(process, ours, start_mark(process.pid))
+                self._workers[run_id] = Worker(process, ours, start_mark(process.pid or 0))
         except Exception as error:
             ours.close()
             self._finalize(

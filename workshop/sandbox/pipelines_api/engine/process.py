@@ -109,7 +109,7 @@ def _end(group: int, task_id: str) -> None:
     processes.end(lambda: processes.find(belongs), TERMINATE_WITHIN_SECONDS)
 
 
-def _await_end(process: subprocess.Popen) -> None:
+def _await_end(process: subprocess.Popen[bytes]) -> None:
     """Wait until a process has ended. Its PID stays taken, so that its group's number names no other group yet."""
     if hasattr(os, "waitid"):  # on macOS from Python 3.13 on
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
