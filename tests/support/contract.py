@@ -1,4 +1,4 @@
-"""The contract, as far as tests need it: every operation, and the shapes of messages.
+"""The contract of the API for tests: every operation, and the shapes of messages.
 
 The shapes are those of kfp-server-api, the client that is generated from the server's own OpenAPI document.
 """
@@ -17,7 +17,7 @@ EMPTY = "object"
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation: how it is called, and the names of the messages that it takes and gives."""
+    """One operation: its method and path, and the types of its request and its response."""
 
     name: str
     method: str
@@ -132,7 +132,7 @@ OPERATIONS = [
         "VisualizationService_CreateVisualizationV1", "POST", "/visualizations/{name}", (), "V2beta1Visualization"
     ),
 ]
-# What the real server's healthz says besides what its OpenAPI document names.
+# Fields of the real server's healthz response that its OpenAPI document does not name.
 UNNAMED = {"V2beta1GetHealthzResponse": {"commit_sha", "tag_name"}}
 
 
@@ -147,12 +147,12 @@ def generated_operations() -> set[str]:
 
 
 def problems(kind: str, data: Any, where: str = "answer") -> list[str]:
-    """Say what of an answer does not have the shape that the contract gives it.
+    """Return the differences between a response and the type that the contract gives it.
 
     Args:
         kind: a type as kfp-server-api writes it, such as `V2beta1Run` or `list[str]`.
-        data: the answer, read from JSON.
-        where: what it is called in what is said.
+        data: the response, parsed from JSON.
+        where: the name of the response in the messages.
     """
     if inner := re.fullmatch(r"list\[(.*)\]", kind):
         if not isinstance(data, list):

@@ -1,4 +1,4 @@
-"""A running Pipelines API for the tests of this folder, and clients for it."""
+"""Fixtures: a running Pipelines API, clients for it, and compiled pipelines."""
 
 import json
 import sys
@@ -27,14 +27,14 @@ def api(shared_sandbox) -> Api:
 
 @pytest.fixture
 def own_api(sandbox) -> Api:
-    """The API of a sandbox of the test's own, which is up."""
+    """The API of a sandbox that only this test uses."""
     sandbox.up()
     return Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])
 
 
 @pytest.fixture
 def client(api, tmp_path, monkeypatch) -> kfp.Client:
-    """A plain `kfp.Client()`, as a lesson makes it."""
+    """A plain `kfp.Client()`, like in a lesson."""
     monkeypatch.setattr(kfp.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", api.endpoint)
     warnings.simplefilter("ignore")
@@ -49,7 +49,7 @@ def generated(api) -> kfp_server_api.ApiClient:
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
-    """Compile a pipeline function and return its spec, in the form in which the API takes and shows it."""
+    """Compile a pipeline function, and return its spec in the form of the API."""
     folder = tmp_path_factory.mktemp("compiled")
 
     def compile_it(function) -> dict:
@@ -69,7 +69,7 @@ def echo(compiled) -> dict:
 
 @pytest.fixture
 def echo_file(echo, tmp_path) -> str:
-    """The same in a file."""
+    """A file that contains the pipeline `echo`."""
     path = tmp_path / "echo.yaml"
     path.write_text(json.dumps(echo))
     return str(path)
@@ -77,7 +77,7 @@ def echo_file(echo, tmp_path) -> str:
 
 @pytest.fixture
 def httpserver_folder(tmp_path):
-    """A folder, and the address at which this machine serves it."""
+    """A folder, and the URL at which a local HTTP server serves it."""
     folder = tmp_path / "served"
     folder.mkdir()
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))

@@ -59,7 +59,7 @@ class FakeContainer:
 
 
 class FakeDocker:
-    """As much of `docker.DockerClient` as the engine uses."""
+    """The part of `docker.DockerClient` that the engine uses."""
 
     def __init__(self) -> None:
         self.images = self.containers = self
@@ -145,7 +145,7 @@ def needs_a_missing_image():
     from_nowhere()
 
 
-def test_the_placeholders_of_a_container_component_are_filled_in(bench, engine):
+def test_the_placeholders_of_a_container_component_are_replaced(bench, engine):
     kind = IN_CONTAINERS["containers"]
     # The lightweight component after it finds its Python on the PATH.
     os.environ["PATH"] = f"{bench.python}/bin:{os.environ['PATH']}"
@@ -157,7 +157,7 @@ def test_the_placeholders_of_a_container_component_are_filled_in(bench, engine):
     assert stored["Body"].read() == b"<hello> x2"
 
 
-def test_a_container_is_started_as_the_task_needs_it(bench, engine):
+def test_a_container_gets_the_settings_of_its_task(bench, engine):
     ran = bench.run(ends_with_code, {"code": 0}, runner="docker")
     (options,) = engine.started
     task = ran.tasks["ends-with"]
@@ -173,7 +173,7 @@ def test_a_container_is_started_as_the_task_needs_it(bench, engine):
     assert engine.ran[0].removed
 
 
-def test_a_container_that_fails_tells_its_real_exit_code(bench, engine):
+def test_a_failed_container_gives_its_exit_code(bench, engine):
     ran = bench.run(ends_with_code, {"code": 3}, runner="docker")
     assert (ran.outcome.state, ran.tasks["ends-with"].exit_code) == ("FAILED", 3)
     assert ran.tasks["ends-with"].error == "going (exit code 3)"
@@ -215,7 +215,7 @@ def test_the_error_says_that_docker_has_ended(bench, engine, monkeypatch):
     assert "Docker no longer answers: reset by peer" in ran.outcome.error
 
 
-def test_an_image_that_is_here_is_not_pulled(bench, engine):
+def test_an_existing_image_is_not_pulled(bench, engine):
     engine.local.add("own/image:1")
     bench.run(ends_with_code, {"code": 0}, runner="docker")
     assert engine.pulled == []
@@ -235,7 +235,7 @@ def test_without_docker_the_error_says_what_to_do(bench, monkeypatch):
     assert "cannot reach Docker: no socket" in ran.outcome.error
 
 
-def test_removing_what_is_left_does_not_need_docker(monkeypatch):
+def test_removing_containers_does_not_need_docker(monkeypatch):
     def unreachable():
         raise docker.errors.DockerException("no socket")
 
@@ -243,18 +243,18 @@ def test_removing_what_is_left_does_not_need_docker(monkeypatch):
     containers.remove_left("any")
 
 
-# From here on with a real engine.
+# The following tests need a real Docker engine.
 
 
 @pytest.fixture(scope="session")
 def real(tmp_path_factory) -> docker.DockerClient:
-    """A client of the engine that runs here, with the image in which the tests run tasks."""
+    """A client of the Docker engine on this machine. The image for tasks is available."""
     try:
         client = docker.from_env()
         client.ping()
     except docker.errors.DockerException as error:
         pytest.skip(f"no Docker engine answers: {error}; to run it: start Docker")
-    # The folder above is the one that all processes of a test run share.
+    # All processes of a test run share the parent folder.
     with FileLock(tmp_path_factory.getbasetemp().parent / "image.lock"):
         try:
             base_image.ensure(client)
@@ -266,7 +266,7 @@ def real(tmp_path_factory) -> docker.DockerClient:
 
 @pytest.fixture
 def run_for_real(real, bench):
-    """Run a pipeline in containers, of which none may be left."""
+    """Run a pipeline in containers. No container may be left."""
 
     def run(pipeline, arguments: dict | None = None, images: tuple[str, ...] = (), **options) -> Ran:
         job = bench.job(pipeline, arguments, runner="docker")
@@ -348,7 +348,7 @@ def runs_a_program_that_is_not_there():
 
 @pytest.mark.docker
 @pytest.mark.parametrize("name", IN_CONTAINERS)
-def test_real_containers_come_to_what_they_should(run_for_real, name):
+def test_pipelines_in_real_containers_have_the_expected_outputs(run_for_real, name):
     kind = IN_CONTAINERS[name]
     ran = run_for_real(kind.pipeline, kind.arguments, images=("alpine:3", every_kind.OPTIONS["base_image"]))
     assert (ran.outcome.state, ran.outcome.error) == ("SUCCEEDED", "")
@@ -356,7 +356,7 @@ def test_real_containers_come_to_what_they_should(run_for_real, name):
 
 
 @pytest.mark.docker
-def test_containers_and_python_components_hand_on_what_they_write(run_for_real):
+def test_containers_and_python_components_exchange_outputs(run_for_real):
     ran = run_for_real(of_both_kinds)
     assert (ran.outcome.state, ran.outcome.error) == ("SUCCEEDED", "")
     assert ran.outputs == {"Output": "loaf 2, loaf 2, in a container, True"}
@@ -366,7 +366,7 @@ def test_containers_and_python_components_hand_on_what_they_write(run_for_real):
 
 
 @pytest.mark.docker
-def test_a_real_container_that_fails_tells_its_exit_code_and_what_it_said(run_for_real):
+def test_a_failed_real_container_gives_its_exit_code_and_its_last_line(run_for_real):
     ran = run_for_real(scripted, {"script": "echo going; sleep 0.5; echo no flour >&2; exit 7"})
     task = ran.tasks["shell"]
     assert (ran.outcome.state, task.exit_code, task.error) == ("FAILED", 7, "no flour (exit code 7)")
@@ -374,13 +374,13 @@ def test_a_real_container_that_fails_tells_its_exit_code_and_what_it_said(run_fo
 
 
 @pytest.mark.docker
-def test_an_image_that_cannot_be_had_is_named(run_for_real):
+def test_an_unavailable_image_is_named(run_for_real):
     ran = run_for_real(needs_an_image_from_a_closed_port)
     assert "the image localhost:1/nowhere:1 is not on this machine and cannot be pulled" in ran.outcome.error
 
 
 @pytest.mark.docker
-def test_a_program_that_is_not_in_the_image_is_named_and_nothing_is_left(run_for_real):
+def test_a_missing_program_is_named_and_its_container_is_removed(run_for_real):
     ran = run_for_real(runs_a_program_that_is_not_there)
     assert f"cannot start a container from {IMAGE}" in ran.outcome.error and "no-such-program" in ran.outcome.error
 
@@ -388,7 +388,7 @@ def test_a_program_that_is_not_in_the_image_is_named_and_nothing_is_left(run_for
 @pytest.mark.docker
 def test_a_log_can_be_read_while_the_container_runs_and_cancelling_removes_it(run_for_real, bench):
     memory, cancelled, ran = Memory(), threading.Event(), []
-    # A shell ignores being asked to end when it is the first process of a container.
+    # A shell ignores SIGTERM if it is the first process of a container.
     arguments = {"script": "echo begun; sleep 60; sleep 60"}
     run = threading.Thread(
         target=lambda: ran.append(run_for_real(scripted, arguments, memory=memory, cancelled=cancelled))
@@ -407,7 +407,7 @@ def test_a_log_can_be_read_while_the_container_runs_and_cancelling_removes_it(ru
 
 
 @pytest.mark.docker
-def test_what_a_killed_worker_leaves_is_removed_by_its_run(real):
+def test_the_containers_of_one_run_can_be_removed(real):
     killed, other = str(uuid.uuid4()), str(uuid.uuid4())
     for run in (killed, other):
         options = {"labels": {containers.RUN_LABEL: run}, "network_mode": "host"}
