@@ -156,14 +156,14 @@ def problems(kind: str, data: Any, where: str = "answer") -> list[str]:
     """
     if inner := re.fullmatch(r"list\[(.*)\]", kind):
         if not isinstance(data, list):
-            return [f"{where} is no list"]
+            return [f"{where} is not a list"]
         return [found for n, item in enumerate(data) for found in problems(inner[1], item, f"{where}[{n}]")]
     if inner := re.fullmatch(r"dict\(str, (.*)\)", kind):
         if not isinstance(data, dict):
-            return [f"{where} is no object"]
+            return [f"{where} is not an object"]
         return [found for key, item in data.items() for found in problems(inner[1], item, f"{where}.{key}")]
     if kind in ("str", "int", "bool", "object", "datetime"):
-        return [] if _is(kind, data) else [f"{where} is {data!r}, which is no {kind}"]
+        return [] if _is(kind, data) else [f"{where} is {data!r}, which is not a {kind}"]
     model = getattr(models, kind)
     if values := getattr(model, "allowable_values", None) or _enum(model):
         return [] if data in values else [f"{where} is {data!r}, not one of {values}"]
@@ -172,7 +172,7 @@ def problems(kind: str, data: Any, where: str = "answer") -> list[str]:
 
 def _problems_of_message(kind: str, model, data: Any, where: str) -> list[str]:
     if not isinstance(data, dict):
-        return [f"{where} is no object"]
+        return [f"{where} is not an object"]
     known = {model.attribute_map[name]: of for name, of in model.openapi_types.items()}
     strange = set(data) - set(known) - UNNAMED.get(kind, set())
     found = [f"{where} has a field {name}, which {kind} does not have" for name in strange]

@@ -1,6 +1,6 @@
-"""Tasks in containers, against a stand-in for Docker that runs their commands as processes.
+"""Tasks in containers. A fake Docker client runs their commands as processes.
 
-Below it, with the mark `docker`, the same against a real engine, in an image that is made here: it needs no registry.
+The tests with the mark `docker` use a real Docker engine. They build their own image and need no registry.
 """
 
 import json
