@@ -9,6 +9,9 @@ import pytest
 import yaml
 
 from tests.support import simple
+from tests.support.every_kind import WITH_PLATFORM
+from workshop.sandbox.pipelines_api import package
+from workshop.sandbox.pipelines_api.tables import Store, manifest, store_manifest
 
 
 def upload(api, content: bytes, name="pipeline.yaml"):
@@ -209,7 +212,7 @@ def test_valid_arguments_are_accepted_and_returned_unchanged(api, typed):
 
 
 def test_a_number_that_is_too_large_for_a_message_is_refused(api, typed):
-    assert "as large" in api.refused(400, "POST", "/runs", **start(api, typed, GOOD | {"count": 10**400}))
+    assert "is too large" in api.refused(400, "POST", "/runs", **start(api, typed, GOOD | {"count": 10**400}))
 
 
 @pytest.mark.parametrize("quoted", ["'flights.csv'", '"flights.csv"'])
@@ -232,3 +235,23 @@ def test_a_pipeline_root_outside_s3_is_refused(api, echo):
     config = {"pipeline_root": "/tmp/somewhere"}
     body = {"display_name": "r", "pipeline_spec": echo, "runtime_config": config}
     assert "s3://BUCKET/PREFIX" in api.refused(400, "POST", "/runs", json=body)
+
+
+def test_a_pipeline_from_the_database_is_not_checked_again(tmp_path, echo, monkeypatch):
+    store = Store(tmp_path / "db.sqlite")
+    checked = package.read_document(echo)
+    with store.writing() as session:
+        digest = store_manifest(session, checked.document)
+
+    def refuse(*_):
+        raise AssertionError("the pipeline was checked a second time")
+
+    monkeypatch.setattr(package, "_checked", refuse)
+    with store.reading() as session:
+        assert package.from_database(manifest(session, digest)) == checked
+    store.close()
+
+
+def test_a_pipeline_with_a_platform_comes_back_from_the_database(compiled):
+    checked = package.read_document(compiled(WITH_PLATFORM["workspace"].pipeline))
+    assert checked.platform and package.from_database(checked.document) == checked
