@@ -192,7 +192,7 @@ def test_the_settings_of_this_process_are_not_used(bench, monkeypatch):
     [
         (returns, "nan", "its output 'Output' is NaN, which"),
         (returns, "-inf", "its output 'Output' is -Infinity, which"),
-        (returns_in_list, "nan", "its output 'Output' holds NaN, which"),
+        (returns_in_list, "nan", "its output 'Output' contains NaN, which"),
         (writes_to_path, "NaN", "its output 'loss' is NaN, which"),
         (logs, "nan", "the metadata 'loss' of its output 'metrics' is NaN, which"),
         (logs, "inf", "the metadata 'loss' of its output 'metrics' is Infinity, which"),
