@@ -170,7 +170,7 @@ def test_a_failed_download_fails_the_task_that_needs_the_artifact(bench, uri, sa
 
 def test_a_missing_bucket_is_named_and_not_created(bench):
     ran = bench.run(writes, pipeline_root="s3://no-such-bucket/root")
-    assert "there is no bucket 'no-such-bucket'" in ran.tasks["write"].error
+    assert "the bucket 'no-such-bucket' does not exist" in ran.tasks["write"].error
     with pytest.raises(ClientError):
         bench.s3().head_bucket(Bucket="no-such-bucket")
 
