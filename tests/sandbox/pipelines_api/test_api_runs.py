@@ -102,7 +102,7 @@ def test_terminate_stops_the_processes_of_a_task_and_its_children(api, compiled)
     assert ended["state"] == "CANCELED" and history(ended) == ["PENDING", "RUNNING", "CANCELING", "CANCELED"]
     assert not processes_of_runs([run])
     assert api.tasks(run)["sleep"]["state"] == "CANCELED"
-    assert "ended already" in api.refused(400, "POST", f"/runs/{run}:terminate")
+    assert "already ended" in api.refused(400, "POST", f"/runs/{run}:terminate")
 
 
 def test_deleting_a_run_that_executes_stops_it_and_leaves_nothing(api, shared_sandbox, compiled):

@@ -11,6 +11,7 @@ import time
 import uuid
 from pathlib import Path
 
+import docker.client
 import docker.errors
 import psutil
 import pytest
@@ -91,7 +92,7 @@ class FakeDocker:
 @pytest.fixture
 def engine(monkeypatch) -> FakeDocker:
     fake = FakeDocker()
-    monkeypatch.setattr(docker, "from_env", lambda: fake)
+    monkeypatch.setattr(docker.client, "from_env", lambda: fake)
     return fake
 
 
@@ -230,7 +231,7 @@ def test_without_docker_the_error_says_what_to_do(bench, monkeypatch):
     def unreachable():
         raise docker.errors.DockerException("no socket")
 
-    monkeypatch.setattr(docker, "from_env", unreachable)
+    monkeypatch.setattr(docker.client, "from_env", unreachable)
     ran = bench.run(every_kind.only_if, runner="docker")
     assert "cannot reach Docker: no socket" in ran.outcome.error
 
@@ -239,7 +240,7 @@ def test_removing_containers_does_not_need_docker(monkeypatch):
     def unreachable():
         raise docker.errors.DockerException("no socket")
 
-    monkeypatch.setattr(docker, "from_env", unreachable)
+    monkeypatch.setattr(docker.client, "from_env", unreachable)
     containers.remove_left("any")
 
 
