@@ -203,7 +203,7 @@ def test_cancelling_does_not_wait_for_an_image(bench, engine):
 
 def test_a_container_that_cannot_be_started_is_removed(bench, engine):
     ran = bench.run(needs_a_missing_program, runner="docker")
-    assert "cannot start a container of own/image:1: executable file not found" in ran.outcome.error
+    assert "cannot start a container from own/image:1: executable file not found" in ran.outcome.error
     assert engine.ran[0].removed
 
 
@@ -241,7 +241,7 @@ def test_removing_containers_does_not_need_docker(monkeypatch):
         raise docker.errors.DockerException("no socket")
 
     monkeypatch.setattr(docker.client, "from_env", unreachable)
-    containers.remove_left("any")
+    containers.remove_containers("any")
 
 
 # The following tests need a real Docker engine.
@@ -413,9 +413,9 @@ def test_the_containers_of_one_run_can_be_removed(real):
     for run in (killed, other):
         options = {"labels": {containers.RUN_LABEL: run}, "network_mode": "host"}
         real.containers.run(IMAGE, ["sleep", "60"], detach=True, **options)
-    containers.remove_left(killed)
+    containers.remove_containers(killed)
     left = [len(containers_of(real, run)) for run in (killed, other)]
-    containers.remove_left(other)
+    containers.remove_containers(other)
     assert left == [0, 1]
 
 
