@@ -1,4 +1,4 @@
-"""A client that talks to a Pipelines API over plain HTTP and checks the shape of what it says."""
+"""A client that calls a Pipelines API over plain HTTP and checks the shape of its responses."""
 
 import time
 from collections.abc import Callable
@@ -12,10 +12,10 @@ ENDED = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 
 
 class Api:
-    """Talks to a server over plain HTTP.
+    """Calls a server over plain HTTP.
 
     Args:
-        endpoint: what `KF_PIPELINES_ENDPOINT` holds.
+        endpoint: the value of `KF_PIPELINES_ENDPOINT`.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -25,7 +25,7 @@ class Api:
         self.session.trust_env = False
 
     def call(self, method: str, path: str, kind: str = "", **options) -> dict:
-        """Make a request, check that it succeeds and that the answer has the shape `kind`, and return the answer."""
+        """Send a request, check that it succeeds and that the response has the type `kind`, and return the response."""
         answer = self.session.request(method, self.base + path, **{"timeout": 60} | options)
         assert answer.status_code == 200, answer.text
         if kind:
@@ -33,7 +33,7 @@ class Api:
         return answer.json()
 
     def refused(self, status: int, method: str, path: str, **options) -> str:
-        """Make a request, check that it is refused with this status and a proper body; return the message."""
+        """Send a request, check that it is refused with this status and a valid error body, and return the message."""
         answer = self.session.request(method, self.base + path, timeout=60, **options)
         assert answer.status_code == status, f"{answer.status_code}: {answer.text}"
         body = answer.json()
@@ -71,7 +71,7 @@ class Api:
 
 
 def await_that(condition: Callable, otherwise: str, seconds: float = WITHIN_SECONDS):
-    """Wait until a condition gives something true, and return that."""
+    """Wait until a condition returns a true value, and return that value."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, otherwise

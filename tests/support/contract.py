@@ -1,4 +1,4 @@
-"""The contract, as far as tests need it: every operation, and the shapes of messages.
+"""The contract of the API for tests: every operation, and the shapes of messages.
 
 The shapes are those of kfp-server-api, the client that is generated from the server's own OpenAPI document.
 """
@@ -17,7 +17,7 @@ EMPTY = "object"
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation: how it is called, and the names of the messages that it takes and gives."""
+    """One operation: its method and path, and the types of its request and its response."""
 
     name: str
     method: str
@@ -132,7 +132,7 @@ OPERATIONS = [
         "VisualizationService_CreateVisualizationV1", "POST", "/visualizations/{name}", (), "V2beta1Visualization"
     ),
 ]
-# What the real server's healthz says besides what its OpenAPI document names.
+# Fields of the real server's healthz response that its OpenAPI document does not name.
 UNNAMED = {"V2beta1GetHealthzResponse": {"commit_sha", "tag_name"}}
 
 
@@ -147,23 +147,23 @@ def generated_operations() -> set[str]:
 
 
 def problems(kind: str, data: Any, where: str = "answer") -> list[str]:
-    """Say what of an answer does not have the shape that the contract gives it.
+    """Return the differences between a response and the type that the contract gives it.
 
     Args:
         kind: a type as kfp-server-api writes it, such as `V2beta1Run` or `list[str]`.
-        data: the answer, read from JSON.
-        where: what it is called in what is said.
+        data: the response, parsed from JSON.
+        where: the name of the response in the messages.
     """
     if inner := re.fullmatch(r"list\[(.*)\]", kind):
         if not isinstance(data, list):
-            return [f"{where} is no list"]
+            return [f"{where} is not a list"]
         return [found for n, item in enumerate(data) for found in problems(inner[1], item, f"{where}[{n}]")]
     if inner := re.fullmatch(r"dict\(str, (.*)\)", kind):
         if not isinstance(data, dict):
-            return [f"{where} is no object"]
+            return [f"{where} is not an object"]
         return [found for key, item in data.items() for found in problems(inner[1], item, f"{where}.{key}")]
     if kind in ("str", "int", "bool", "object", "datetime"):
-        return [] if _is(kind, data) else [f"{where} is {data!r}, which is no {kind}"]
+        return [] if _is(kind, data) else [f"{where} is {data!r}, which is not a {kind}"]
     model = getattr(models, kind)
     if values := getattr(model, "allowable_values", None) or _enum(model):
         return [] if data in values else [f"{where} is {data!r}, not one of {values}"]
@@ -172,7 +172,7 @@ def problems(kind: str, data: Any, where: str = "answer") -> list[str]:
 
 def _problems_of_message(kind: str, model, data: Any, where: str) -> list[str]:
     if not isinstance(data, dict):
-        return [f"{where} is no object"]
+        return [f"{where} is not an object"]
     known = {model.attribute_map[name]: of for name, of in model.openapi_types.items()}
     strange = set(data) - set(known) - UNNAMED.get(kind, set())
     found = [f"{where} has a field {name}, which {kind} does not have" for name in strange]

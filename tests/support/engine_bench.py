@@ -1,4 +1,4 @@
-"""What the tests of the engine share: runs of compiled pipelines, without the API around it."""
+"""Runs compiled pipelines with the engine alone, without the API."""
 
 import json
 import tempfile
@@ -31,7 +31,7 @@ def compiled(pipeline) -> tuple[dict, dict]:
 
 
 class Memory:
-    """Records that are kept in memory, in the order in which they come."""
+    """Records in memory, in the order of their arrival."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -47,7 +47,7 @@ class Memory:
         return same[-1].outputs if same else None
 
     def states(self, path: str) -> list[str]:
-        """Return the states that a task went through."""
+        """Return all states of a task, in order."""
         with self.lock:
             return [task.state for task in self.saved if task.path == path]
 
@@ -65,7 +65,7 @@ class Memory:
 
 @dataclass
 class Ran:
-    """A run that has ended: how, what was written down, and in which folder."""
+    """A run that has ended, with its outcome, its records and its job."""
 
     outcome: Outcome
     memory: Memory
@@ -84,9 +84,9 @@ class Bench:
     """Runs pipelines.
 
     Args:
-        folder: where runs and layers go.
-        environment: what tasks find in their environment.
-        python: the virtual environment that stands for the image.
+        folder: the folder for runs and package environments.
+        environment: the environment variables of tasks.
+        python: the virtual environment that replaces the image.
     """
 
     def __init__(self, folder: Path, environment: dict, python: Path) -> None:
@@ -114,11 +114,11 @@ class Bench:
         return Job(**known | fields)
 
     def run(self, pipeline, arguments: dict | None = None, memory: Memory | None = None, **fields) -> Ran:
-        """Run a pipeline to its end; nothing may be left running or unfinished."""
+        """Run a pipeline until it ends. No process and no unfinished task may be left."""
         return self.execute(self.job(pipeline, arguments, **fields), memory)
 
     def execute(self, job: Job, memory: Memory | None = None, cancelled: threading.Event | None = None) -> Ran:
-        """Execute a job to its end; nothing may be left running or unfinished."""
+        """Execute a job until it ends. No process and no unfinished task may be left."""
         memory = memory or Memory()
         before = len(memory.saved)
         outcome = engine.execute(job, memory, cancelled or threading.Event())
@@ -130,7 +130,7 @@ class Bench:
         return Ran(outcome, memory, job, tasks)
 
     def s3(self):
-        """Return a client of the S3 that tasks reach."""
+        """Return a client of the S3 that tasks use."""
         return boto3.client(
             "s3",
             endpoint_url=self.environment["AWS_ENDPOINT_URL_S3"],
@@ -140,12 +140,12 @@ class Bench:
         )
 
     def again(self, ran: Ran, **fields) -> Job:
-        """Prepare another attempt at a run, as the API does when one is retried."""
+        """Return the job of a retry, like the one that the API creates."""
         return replace(ran.job, done=ran.tasks, **fields)
 
 
 def processes_of(job: Job) -> list[psutil.Process]:
-    """Return the processes that a run has on this machine."""
+    """Return the processes of a run on this machine."""
     found = []
     for process in psutil.process_iter():
         try:

@@ -1,6 +1,6 @@
-"""Pipelines of every kind that kfp can compile, each with arguments and what it must come to.
+"""Pipelines of every kind that kfp can compile, with their arguments and their expected outputs.
 
-In arguments, `{folder}` stands for an empty folder, and `{uri}` for an object in S3 that holds `from S3`.
+In arguments, `{folder}` is replaced by an empty folder, and `{uri}` by an object in S3 with the content `from S3`.
 """
 
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class Kind(NamedTuple):
     Attributes:
         pipeline: a function that `kfp.compiler` compiles.
         arguments: its arguments.
-        expected: its output parameters when it succeeds; a text that the error holds when it must fail.
+        expected: its output parameters if it must succeed; a part of the error message if it must fail.
     """
 
     pipeline: object
@@ -37,12 +37,12 @@ class Kind(NamedTuple):
 
 
 def arguments_of(kind: Kind, folder: str = "", uri: str = "") -> dict:
-    """Return a kind's arguments with the places filled in."""
+    """Return the arguments of a kind with `{folder}` and `{uri}` replaced."""
     fill = {"{folder}": folder, "{uri}": uri}
     return {name: fill.get(value, value) if isinstance(value, str) else value for name, value in kind.arguments.items()}
 
 
-# Components, most of which only return a value.
+# Components. Most of them only return a value.
 
 
 @dsl.component(**OPTIONS)
@@ -226,7 +226,7 @@ def nested_artifacts() -> str:
     return read_all(data=dsl.Collected(written.outputs["data"])).output
 
 
-# Pipelines in pipelines, defaults, types.
+# Nested pipelines, defaults, types.
 
 
 @dsl.component(**OPTIONS)
@@ -284,7 +284,7 @@ def several() -> NamedTuple("Several", [("word", str), ("count", int), ("items",
 
 
 class SeveralOutputs(NamedTuple):
-    """What the pipeline returns."""
+    """The outputs of the pipeline."""
 
     word: str
     count: int
@@ -315,7 +315,7 @@ def paths() -> str:
     return read_paths(count=written.outputs["count"], flag=written.outputs["flag"], data=written.outputs["data"]).output
 
 
-# Texts with places to fill in.
+# Placeholders in texts.
 
 
 @dsl.component(**OPTIONS)
@@ -569,7 +569,7 @@ KINDS = {
     "folders": Kind(folders, {}, {"Output": "onedeep/two"}),
     "importer": Kind(imported, {"uri": "{uri}"}, {"Output": "from S3 {'year': '2013'}"}),
 }
-# What kfp compiles into two documents, the second being the platform's.
+# Pipelines with a second document: the platform specification.
 WITH_PLATFORM = {"workspace": Kind(shared_workspace, {}, {"Output": "shared"})}
-# What needs Docker.
+# Pipelines that need Docker.
 IN_CONTAINERS = {"containers": Kind(containers, {}, {"Output": "<hello> x2"})}

@@ -1,4 +1,4 @@
-"""Small pipelines for tests of the API; those of every kind are in `every_kind.py`."""
+"""Small pipelines for tests of the API. `every_kind.py` has larger ones."""
 
 from kfp import dsl
 
@@ -23,7 +23,7 @@ def sleep(seconds: float):
     import time
 
     print("asleep", flush=True)
-    # A child of its own, as some libraries have.
+    # A child process, like the ones that some libraries start.
     subprocess.Popen(["sleep", str(seconds)])
     time.sleep(seconds)
 

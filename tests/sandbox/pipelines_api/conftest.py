@@ -1,4 +1,4 @@
-"""A running Pipelines API for the tests of this folder, and clients for it."""
+"""Fixtures: a running Pipelines API, clients for it, and compiled pipelines."""
 
 import json
 import sys
@@ -41,7 +41,7 @@ def own_api(sandbox) -> Api:
 
 @pytest.fixture
 def client(api, tmp_path, monkeypatch) -> kfp.Client:
-    """A plain `kfp.Client()`, as a lesson makes it."""
+    """A plain `kfp.Client()`, like in a lesson."""
     monkeypatch.setattr(kfp.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", api.endpoint)
     warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Runs: every kind of pipeline through the API, and what is to be seen of each task."""
+"""Runs through the API: every kind of pipeline, and the details of every task."""
 
 import json
 import time
@@ -20,7 +20,7 @@ def detail(run: dict, name: str) -> dict:
     return next(task for task in run["run_details"]["task_details"] if task["display_name"] == name)
 
 
-def test_a_run_shows_where_it_has_got_to(api, echo):
+def test_a_run_shows_its_states_and_tasks(api, echo):
     run = api.run(echo, {"text": "a unique text"})
     assert run["state"] == "PENDING" and run["finished_at"] == "1970-01-01T00:00:00Z"
     assert run["created_at"] == run["scheduled_at"]
@@ -102,7 +102,7 @@ def test_terminate_stops_the_processes_of_a_task_and_its_children(api, compiled)
     assert ended["state"] == "CANCELED" and history(ended) == ["PENDING", "RUNNING", "CANCELING", "CANCELED"]
     assert not processes_of_runs([run])
     assert api.tasks(run)["sleep"]["state"] == "CANCELED"
-    assert "ended already" in api.refused(400, "POST", f"/runs/{run}:terminate")
+    assert "already ended" in api.refused(400, "POST", f"/runs/{run}:terminate")
 
 
 def test_deleting_a_run_that_executes_stops_it_and_leaves_nothing(api, shared_sandbox, compiled):
@@ -115,7 +115,7 @@ def test_deleting_a_run_that_executes_stops_it_and_leaves_nothing(api, shared_sa
     await_that(lambda: not folder.exists(), "its folder is left")
 
 
-def test_a_retry_runs_only_what_has_not_succeeded(api, compiled, tmp_path):
+def test_a_retry_executes_only_tasks_that_have_not_succeeded(api, compiled, tmp_path):
     missing = tmp_path / "file"
     run = api.run(compiled(simple.mended), {"path": str(missing)})["run_id"]
     assert api.await_state(run)["state"] == "FAILED"
@@ -130,7 +130,7 @@ def test_a_retry_runs_only_what_has_not_succeeded(api, compiled, tmp_path):
     assert "neither FAILED nor CANCELED" in api.refused(400, "POST", f"/runs/{run}:retry")
 
 
-def test_a_retry_that_is_stopped_at_once_forgets_nothing_that_was_done(api, shared_sandbox, compiled, tmp_path):
+def test_a_retry_that_is_stopped_at_once_keeps_the_successful_tasks(api, shared_sandbox, compiled, tmp_path):
     run = api.run(compiled(simple.mended), {"path": str(tmp_path / "missing")})["run_id"]
     api.await_state(run)
     before = api.tasks(run)["say"]
@@ -143,7 +143,7 @@ def test_a_retry_that_is_stopped_at_once_forgets_nothing_that_was_done(api, shar
     assert len(folders) <= len(api.tasks(run)), "what an earlier attempt left is gone"
 
 
-def test_the_end_of_a_long_log_can_be_asked_for(api, compiled, unique):
+def test_the_tail_parameter_returns_the_end_of_a_long_log(api, compiled, unique):
     run = api.run(compiled(simple.echo), {"text": f"{unique} " + "long " * 10_000 + "end"})["run_id"]
     api.await_state(run)
     node = api.tasks(run)["say"]["node_id"]
@@ -153,7 +153,7 @@ def test_the_end_of_a_long_log_can_be_asked_for(api, compiled, unique):
     assert len(whole) > 50_000 and len(tail) == 1000 and whole.endswith(tail)
 
 
-def test_artifacts_lie_below_the_pipeline_root_and_can_be_read_back(api, shared_sandbox, s3, bucket, compiled):
+def test_artifacts_are_stored_under_the_pipeline_root_and_can_be_read(api, shared_sandbox, s3, bucket, compiled):
     from kfp import dsl
     from kfp.dsl import Dataset, Input, Output
 
@@ -192,7 +192,7 @@ def test_artifacts_lie_below_the_pipeline_root_and_can_be_read_back(api, shared_
     assert "no-such" in api.refused(404, "GET", f"/runs/{run}/nodes/{node}/artifacts/no-such")
 
 
-def test_what_needs_a_cluster_is_refused_or_warned_of_by_name(api, compiled):
+def test_a_pipeline_that_needs_a_cluster_is_refused_or_gets_a_warning(api, compiled):
     from kfp import dsl, kubernetes
 
     @dsl.container_component

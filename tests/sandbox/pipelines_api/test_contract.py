@@ -11,13 +11,13 @@ from tests.support import simple
 from tests.support.contract import OPERATIONS, generated_operations
 
 
-def test_the_table_of_operations_is_that_of_the_generated_client():
+def test_the_table_has_the_same_operations_as_the_generated_client():
     named = {operation.name.replace("_", "").replace("Service", "service").lower() for operation in OPERATIONS}
     assert named == generated_operations()
     assert len(OPERATIONS) == 37
 
 
-def test_every_operation_through_the_generated_client(generated, api, compiled, echo, echo_file, unique):
+def test_every_operation_works_through_the_generated_client(generated, api, compiled, echo, echo_file, unique):
     called = set()
 
     def call(service: str, operation: str, *arguments, **options):
@@ -103,13 +103,13 @@ def test_every_operation_through_the_generated_client(generated, api, compiled, 
 
 @pytest.fixture
 def served(httpserver_folder, echo) -> str:
-    """An address on this machine from which a pipeline can be downloaded."""
+    """The URL of a compiled pipeline on this machine."""
     folder, address = httpserver_folder
     Path(folder, "echo.json").write_text(json.dumps(echo))
     return address
 
 
-def test_versions_can_be_made_from_an_address(generated, served, unique, echo):
+def test_versions_can_be_created_from_a_url(generated, served, unique, echo):
     service = kfp_server_api.PipelineServiceApi(generated)
     url = {"pipeline_url": f"{served}/echo.json"}
     made = service.pipeline_service_create_pipeline_and_version(
@@ -125,7 +125,7 @@ def test_versions_can_be_made_from_an_address(generated, served, unique, echo):
         assert refused.value.status == 400
 
 
-def test_kfp_client_does_all_that_it_can(client, echo_file, unique):
+def test_every_method_of_the_kfp_client_works(client, echo_file, unique):
     pipeline = client.upload_pipeline(echo_file, pipeline_name=unique)
     version = client.upload_pipeline_version(echo_file, "two", pipeline_name=unique)
     assert (

@@ -1,4 +1,4 @@
-"""Artifacts of the engine's tasks: what reaches S3, what comes from there, and what is said when it cannot."""
+"""Artifacts of tasks: uploads to S3, downloads from S3, and the errors of both."""
 
 import re
 
@@ -128,7 +128,7 @@ def test_a_folder_is_downloaded_whole(bench):
     assert bench.run(imports_folder, {"uri": uri}).outputs == {"Output": "onedeep/two"}
 
 
-def test_what_the_code_says_about_its_artifact_is_kept(bench):
+def test_the_name_uri_and_metadata_that_the_code_sets_are_stored(bench):
     ran = bench.run(elsewhere)
     assert ran.outputs == {"Output": "moved"}
     artifacts = ran.tasks["writes-elsewhere"].outputs["artifacts"]
@@ -138,13 +138,13 @@ def test_what_the_code_says_about_its_artifact_is_kept(bench):
     assert by_hand["metadata"] == {"by": "hand"} and by_hand["uri"].endswith("/made-by-hand/" + by_hand["uri"][-43:])
 
 
-def test_a_file_that_was_not_written_is_missed_by_who_reads_it(bench):
+def test_a_missing_artifact_file_fails_the_task_that_reads_it(bench):
     ran = bench.run(reads_what_is_missing)
     assert ran.tasks["writes-elsewhere"].state == "SUCCEEDED"
     assert "FileNotFoundError" in ran.outcome.error
 
 
-def test_a_local_file_is_imported_as_it_is(bench, tmp_path):
+def test_a_local_file_is_imported_without_a_copy(bench, tmp_path):
     (tmp_path / "local.txt").write_text("local")
     for uri in (str(tmp_path / "local.txt"), f"file://{tmp_path}/local.txt"):
         ran = bench.run(imports, {"uri": uri})
@@ -160,7 +160,7 @@ def test_a_local_file_is_imported_as_it_is(bench, tmp_path):
         ("gs://bucket/data.csv", "cannot read gs://bucket/data.csv"),
     ],
 )
-def test_a_download_that_fails_is_the_error_of_the_task_that_needs_it(bench, uri, said):
+def test_a_failed_download_fails_the_task_that_needs_the_artifact(bench, uri, said):
     bench.run(writes)
     ran = bench.run(imports, {"uri": uri})
     assert ran.tasks["importer"].state == "SUCCEEDED"
@@ -168,9 +168,9 @@ def test_a_download_that_fails_is_the_error_of_the_task_that_needs_it(bench, uri
     assert said in ran.log("read")
 
 
-def test_a_bucket_that_is_not_there_is_named_and_not_made(bench):
+def test_a_missing_bucket_is_named_and_not_created(bench):
     ran = bench.run(writes, pipeline_root="s3://no-such-bucket/root")
-    assert "there is no bucket 'no-such-bucket'" in ran.tasks["write"].error
+    assert "the bucket 'no-such-bucket' does not exist" in ran.tasks["write"].error
     with pytest.raises(ClientError):
         bench.s3().head_bucket(Bucket="no-such-bucket")
 
@@ -192,13 +192,13 @@ def test_the_settings_of_this_process_are_not_used(bench, monkeypatch):
     [
         (returns, "nan", "its output 'Output' is NaN, which"),
         (returns, "-inf", "its output 'Output' is -Infinity, which"),
-        (returns_in_list, "nan", "its output 'Output' holds NaN, which"),
+        (returns_in_list, "nan", "its output 'Output' contains NaN, which"),
         (writes_to_path, "NaN", "its output 'loss' is NaN, which"),
         (logs, "nan", "the metadata 'loss' of its output 'metrics' is NaN, which"),
         (logs, "inf", "the metadata 'loss' of its output 'metrics' is Infinity, which"),
     ],
 )
-def test_an_output_that_json_does_not_know_fails_its_task(bench, pipeline, number, said):
+def test_an_output_that_json_cannot_represent_fails_its_task(bench, pipeline, number, said):
     ran = bench.run(pipeline, {"number": number})
     assert ran.outcome.state == "FAILED"
     assert f"{said} JSON cannot represent; return a text, or leave the value out" in ran.outcome.error

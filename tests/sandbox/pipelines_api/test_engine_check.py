@@ -1,4 +1,4 @@
-"""What the engine says about a pipeline before it runs."""
+"""The check of a pipeline before a run: its errors and warnings."""
 
 import copy
 
@@ -60,7 +60,7 @@ def check(pipeline, runner="subprocess"):
 
 
 @pytest.mark.parametrize("kind", [*KINDS.values(), *WITH_PLATFORM.values()])
-def test_what_can_run_is_not_refused(kind):
+def test_pipelines_that_can_run_are_not_refused(kind):
     assert check(kind.pipeline)[0] == []
 
 
@@ -71,7 +71,7 @@ def test_what_can_run_is_not_refused(kind):
         (in_own_image, "for-loop-1/baked-in", "it is a containerized Python component"),
     ],
 )
-def test_what_needs_its_image_needs_docker(pipeline, task, said):
+def test_a_component_with_its_code_in_the_image_needs_docker(pipeline, task, said):
     (error,), _ = check(pipeline)
     assert error.partition("/")[0].startswith("task ") and task.rpartition("/")[2] in error
     assert said in error and "needs Docker" in error and "workshop sandbox up --runner docker" in error
@@ -79,19 +79,19 @@ def test_what_needs_its_image_needs_docker(pipeline, task, said):
 
 
 @pytest.mark.parametrize("runner", ["subprocess", "docker"])
-def test_what_only_kubernetes_can_do_is_refused(runner):
+def test_a_request_to_kubernetes_is_refused(runner):
     errors, _ = check(with_claim, runner)
     assert errors == [
         "task createpvc: it creates a volume claim, which needs Kubernetes. Pass data as artifacts, or use a cluster"
     ]
 
 
-def test_an_import_that_nobody_could_read_is_refused():
+def test_an_import_from_an_unsupported_store_is_refused():
     (error,), _ = check(imports_from_elsewhere)
     assert error.startswith("task importer: it imports gs://bucket/data.csv")
 
 
-def test_a_condition_that_cannot_be_read_is_refused_with_its_text():
+def test_an_invalid_condition_is_refused_and_quoted():
     (error,), _ = check(compares_badly)
     assert "cannot read the condition" in error and "it's" in error
 
@@ -105,14 +105,14 @@ def test_an_unknown_kind_of_executor_is_refused():
     ]
 
 
-def test_a_pipeline_with_a_hole_is_refused():
+def test_a_pipeline_with_a_missing_component_is_refused():
     spec = copy.deepcopy(compiled(every_kind.only_if)[0])
     del spec["components"]["comp-text-2"]
     errors, _ = engine.check(spec, {}, "subprocess")
     assert errors == ["the pipeline refers to a component 'comp-text-2', but it does not contain it"]
 
 
-def test_what_is_ignored_is_named():
+def test_ignored_settings_are_named():
     errors, warnings = check(demanding)
     assert errors == []
     text = "\n".join(warnings)
@@ -132,18 +132,18 @@ def test_what_is_ignored_is_named():
     assert len(warnings) == 10
 
 
-def test_a_workspace_is_a_folder():
+def test_a_workspace_gives_a_warning():
     _, warnings = check(WITH_PLATFORM["workspace"].pipeline)
     assert warnings == [
         "the pipeline's workspace is a folder on this machine: its size and its kind of volume are ignored"
     ]
 
 
-def test_a_pipeline_root_that_is_not_s3_is_named():
+def test_a_pipeline_root_outside_s3_gives_a_warning():
     spec = dict(compiled(every_kind.only_if)[0], defaultPipelineRoot="gs://somewhere")
     (warning,) = engine.check(spec, {}, "subprocess")[1]
     assert "gs://somewhere" in warning and "minio://" in warning
 
 
-def test_options_that_every_component_of_the_tests_has_are_no_cause_for_warnings():
+def test_the_usual_options_of_components_give_no_warning():
     assert OPTIONS and check(every_kind.branches) == ([], [])

@@ -1,6 +1,6 @@
-"""Tasks in containers, against a stand-in for Docker that runs their commands as processes.
+"""Tasks in containers. A fake Docker client runs their commands as processes.
 
-Below it, with the mark `docker`, the same against a real engine, in an image that is made here: it needs no registry.
+The tests with the mark `docker` use a real Docker engine. They build their own image and need no registry.
 """
 
 import json
@@ -11,6 +11,7 @@ import time
 import uuid
 from pathlib import Path
 
+import docker.client
 import docker.errors
 import psutil
 import pytest
@@ -60,7 +61,7 @@ class FakeContainer:
 
 
 class FakeDocker:
-    """As much of `docker.DockerClient` as the engine uses."""
+    """The part of `docker.DockerClient` that the engine uses."""
 
     def __init__(self) -> None:
         self.images = self.containers = self
@@ -146,7 +147,7 @@ def needs_a_missing_image():
     from_nowhere()
 
 
-def test_the_placeholders_of_a_container_component_are_filled_in(bench, engine):
+def test_the_placeholders_of_a_container_component_are_replaced(bench, engine):
     kind = IN_CONTAINERS["containers"]
     # The lightweight component after it finds its Python on the PATH.
     os.environ["PATH"] = f"{bench.python}/bin:{os.environ['PATH']}"
@@ -158,7 +159,7 @@ def test_the_placeholders_of_a_container_component_are_filled_in(bench, engine):
     assert stored["Body"].read() == b"<hello> x2"
 
 
-def test_a_container_is_started_as_the_task_needs_it(bench, engine):
+def test_a_container_gets_the_settings_of_its_task(bench, engine):
     ran = bench.run(ends_with_code, {"code": 0}, runner="docker")
     (options,) = engine.started
     task = ran.tasks["ends-with"]
@@ -174,7 +175,7 @@ def test_a_container_is_started_as_the_task_needs_it(bench, engine):
     assert engine.ran[0].removed
 
 
-def test_a_container_that_fails_tells_its_real_exit_code(bench, engine):
+def test_a_failed_container_gives_its_exit_code(bench, engine):
     ran = bench.run(ends_with_code, {"code": 3}, runner="docker")
     assert (ran.outcome.state, ran.tasks["ends-with"].exit_code) == ("FAILED", 3)
     assert ran.tasks["ends-with"].error == "going (exit code 3)"
@@ -203,7 +204,7 @@ def test_cancelling_does_not_wait_for_an_image(bench, engine):
 
 def test_a_container_that_cannot_be_started_is_removed(bench, engine):
     ran = bench.run(needs_a_missing_program, runner="docker")
-    assert "cannot start a container of own/image:1: executable file not found" in ran.outcome.error
+    assert "cannot start a container from own/image:1: executable file not found" in ran.outcome.error
     assert engine.ran[0].removed
 
 
@@ -216,7 +217,7 @@ def test_the_error_says_that_docker_has_ended(bench, engine, monkeypatch):
     assert "Docker no longer answers: reset by peer" in ran.outcome.error
 
 
-def test_an_image_that_is_here_is_not_pulled(bench, engine):
+def test_an_existing_image_is_not_pulled(bench, engine):
     engine.local.add("own/image:1")
     bench.run(ends_with_code, {"code": 0}, runner="docker")
     assert engine.pulled == []
@@ -236,25 +237,25 @@ def test_without_docker_the_error_says_what_to_do(bench, monkeypatch):
     assert "no Docker Engine answers at unix:///var/run/docker.sock (no socket)" in ran.outcome.error
 
 
-def test_removing_what_is_left_does_not_need_docker(monkeypatch):
+def test_removing_containers_does_not_need_docker(monkeypatch):
     def unreachable(**_):
         raise docker.errors.DockerException("no socket")
 
     monkeypatch.setattr(docker, "from_env", unreachable)
-    containers.remove_left("any")
+    containers.remove_containers("any")
 
 
-# From here on with a real engine.
+# The following tests need a real Docker engine.
 
 
 @pytest.fixture(scope="session")
 def real(tmp_path_factory) -> docker.DockerClient:
-    """A client of the engine that runs here, with the image in which the tests run tasks."""
+    """A client of the Docker engine on this machine. The image for tasks is available."""
     try:
         client = docker_engine.connect()
     except docker_engine.NoDockerEngine as error:
         pytest.skip(f"{error}; to run it: start Docker")
-    # The folder above is the one that all processes of a test run share.
+    # All processes of a test run share the parent folder.
     with FileLock(tmp_path_factory.getbasetemp().parent / "image.lock"):
         try:
             base_image.ensure(client)
@@ -266,7 +267,7 @@ def real(tmp_path_factory) -> docker.DockerClient:
 
 @pytest.fixture
 def run_for_real(real, bench):
-    """Run a pipeline in containers, of which none may be left."""
+    """Run a pipeline in containers. No container may be left."""
 
     def run(pipeline, arguments: dict | None = None, images: tuple[str, ...] = (), **options) -> Ran:
         job = bench.job(pipeline, arguments, runner="docker")
@@ -348,7 +349,7 @@ def runs_a_program_that_is_not_there():
 
 @pytest.mark.docker
 @pytest.mark.parametrize("name", IN_CONTAINERS)
-def test_real_containers_come_to_what_they_should(run_for_real, name):
+def test_pipelines_in_real_containers_have_the_expected_outputs(run_for_real, name):
     kind = IN_CONTAINERS[name]
     ran = run_for_real(kind.pipeline, kind.arguments, images=("alpine:3", every_kind.OPTIONS["base_image"]))
     assert (ran.outcome.state, ran.outcome.error) == ("SUCCEEDED", "")
@@ -356,7 +357,7 @@ def test_real_containers_come_to_what_they_should(run_for_real, name):
 
 
 @pytest.mark.docker
-def test_containers_and_python_components_hand_on_what_they_write(run_for_real):
+def test_containers_and_python_components_exchange_outputs(run_for_real):
     ran = run_for_real(of_both_kinds)
     assert (ran.outcome.state, ran.outcome.error) == ("SUCCEEDED", "")
     assert ran.outputs == {"Output": "loaf 2, loaf 2, in a container, True"}
@@ -366,7 +367,7 @@ def test_containers_and_python_components_hand_on_what_they_write(run_for_real):
 
 
 @pytest.mark.docker
-def test_a_real_container_that_fails_tells_its_exit_code_and_what_it_said(run_for_real):
+def test_a_failed_real_container_gives_its_exit_code_and_its_last_line(run_for_real):
     ran = run_for_real(scripted, {"script": "echo going; sleep 0.5; echo no flour >&2; exit 7"})
     task = ran.tasks["shell"]
     assert (ran.outcome.state, task.exit_code, task.error) == ("FAILED", 7, "no flour (exit code 7)")
@@ -374,13 +375,13 @@ def test_a_real_container_that_fails_tells_its_exit_code_and_what_it_said(run_fo
 
 
 @pytest.mark.docker
-def test_an_image_that_cannot_be_had_is_named(run_for_real):
+def test_an_unavailable_image_is_named(run_for_real):
     ran = run_for_real(needs_an_image_from_a_closed_port)
     assert "the image localhost:1/nowhere:1 is not on this machine and cannot be pulled" in ran.outcome.error
 
 
 @pytest.mark.docker
-def test_a_program_that_is_not_in_the_image_is_named_and_nothing_is_left(run_for_real):
+def test_a_missing_program_is_named_and_its_container_is_removed(run_for_real):
     ran = run_for_real(runs_a_program_that_is_not_there)
     assert f"cannot start a container from {IMAGE}" in ran.outcome.error and "no-such-program" in ran.outcome.error
 
@@ -388,7 +389,7 @@ def test_a_program_that_is_not_in_the_image_is_named_and_nothing_is_left(run_for
 @pytest.mark.docker
 def test_a_log_can_be_read_while_the_container_runs_and_cancelling_removes_it(run_for_real, bench):
     memory, cancelled, ran = Memory(), threading.Event(), []
-    # A shell ignores being asked to end when it is the first process of a container.
+    # A shell ignores SIGTERM if it is the first process of a container.
     arguments = {"script": "echo begun; sleep 60; sleep 60"}
     run = threading.Thread(
         target=lambda: ran.append(run_for_real(scripted, arguments, memory=memory, cancelled=cancelled))
@@ -407,14 +408,14 @@ def test_a_log_can_be_read_while_the_container_runs_and_cancelling_removes_it(ru
 
 
 @pytest.mark.docker
-def test_what_a_killed_worker_leaves_is_removed_by_its_run(real):
+def test_the_containers_of_one_run_can_be_removed(real):
     killed, other = str(uuid.uuid4()), str(uuid.uuid4())
     for run in (killed, other):
         options = {"labels": {containers.RUN_LABEL: run}, "network_mode": "host"}
         real.containers.run(IMAGE, ["sleep", "60"], detach=True, **options)
-    containers.remove_left(killed)
+    containers.remove_containers(killed)
     left = [len(containers_of(real, run)) for run in (killed, other)]
-    containers.remove_left(other)
+    containers.remove_containers(other)
     assert left == [0, 1]
 
 

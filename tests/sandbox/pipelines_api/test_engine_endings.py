@@ -1,4 +1,4 @@
-"""How runs of the engine end otherwise than well: failures, cancellation, retries, errors of the engine."""
+"""Runs that do not simply succeed: failures, cancellation, retries, and errors of the engine."""
 
 import copy
 import threading
@@ -20,7 +20,7 @@ def slow(folder: str, seconds: float = 60.0) -> str:
     import sys
     import time
 
-    # One child of the same session, and one that leaves it and does not listen when it is asked to end.
+    # One child in the same session, and one in another session that ignores SIGTERM.
     subprocess.Popen(["sleep", "60"])
     deaf = "from signal import *; signal(SIGTERM, SIG_IGN); print('deaf', flush=True); import time; time.sleep(60)"
     subprocess.Popen([sys.executable, "-c", deaf], start_new_session=True, stdout=subprocess.PIPE).stdout.readline()
@@ -155,7 +155,7 @@ def goes_on_after_a_failure(folder: str):
 
 
 def cancel_when(memory: Memory, cancelled: threading.Event, ready) -> threading.Thread:
-    """Cancel a run as soon as something is the case."""
+    """Cancel a run as soon as a condition is true."""
 
     def watch():
         deadline = time.monotonic() + 20
@@ -169,7 +169,7 @@ def cancel_when(memory: Memory, cancelled: threading.Event, ready) -> threading.
     return thread
 
 
-def test_a_cancelled_run_leaves_no_process_and_nothing_unfinished(bench, tmp_path):
+def test_a_cancelled_run_leaves_no_process_and_no_unfinished_task(bench, tmp_path):
     memory, cancelled = Memory(), threading.Event()
     job = bench.job(slow_and_more, {"folder": str(tmp_path)})
     watching = cancel_when(memory, cancelled, (tmp_path / "started").exists)
@@ -178,7 +178,7 @@ def test_a_cancelled_run_leaves_no_process_and_nothing_unfinished(bench, tmp_pat
     watching.join()
     assert ran.outcome.state == "CANCELED"
     assert {task.state for task in ran.tasks.values()} == {"CANCELED"}
-    # Neither the exit task nor what follows a cancelled one begins.
+    # Neither the exit task nor the tasks after a cancelled one start.
     assert {task.name for task in ran.tasks.values() if task.kind == "container"} == {"slow"}
 
 
@@ -203,13 +203,13 @@ def test_cancelling_does_not_wait_for_the_next_attempt(bench, tmp_path):
     assert (ran.outcome.state, ran.tasks["fail"].state, ran.tasks["fail"].attempts) == ("CANCELED", "CANCELED", 1)
 
 
-def test_what_a_task_leaves_running_ends_with_it(bench, tmp_path):
+def test_processes_that_a_task_leaves_behind_are_ended(bench, tmp_path):
     ran = bench.run(leaves_children, {"folder": str(tmp_path)})
     assert ran.outputs == {"Output": "done"}
     assert (tmp_path / "started").exists()
 
 
-def test_after_a_failure_nothing_new_starts_and_what_runs_goes_on(bench, tmp_path):
+def test_after_a_failure_running_tasks_finish_and_no_task_starts(bench, tmp_path):
     ran = bench.run(one_fails, {"folder": str(tmp_path)}, tasks_at_once=4)
     assert ran.outcome.state == "FAILED"
     assert ran.tasks["text"].state == "SUCCEEDED"
@@ -239,14 +239,14 @@ def test_inputs_that_are_too_long_are_an_error_that_says_what_to_do(bench):
     assert "its inputs are too long for a command line" in ran.outcome.error
 
 
-def test_an_output_that_was_not_written_is_an_error_for_who_needs_it(bench):
+def test_a_missing_output_fails_the_task_that_needs_it(bench):
     ran = bench.run(needs_what_was_not_written)
     assert "the task 'writes-nothing' did not write its output 'word'" in ran.outcome.error
     assert ran.tasks["writes-nothing"].state == "SUCCEEDED"
     assert bench.run(needs_nothing_of_it).outcome.state == "SUCCEEDED"
 
 
-def test_states_are_written_down_while_a_run_goes_on(bench):
+def test_states_are_recorded_during_the_run(bench):
     ran = bench.run(every_kind.only_if)
     assert ran.memory.states("") == ["RUNNING", "SUCCEEDED"]
     assert ran.memory.states("text-2") == ["PENDING", "RUNNING", "SUCCEEDED"]
@@ -254,7 +254,7 @@ def test_states_are_written_down_while_a_run_goes_on(bench):
     assert first.inputs["parameters"] == {"value": "after"}
 
 
-def test_another_attempt_at_a_run_does_only_what_is_left(bench, tmp_path):
+def test_a_retry_of_a_run_executes_only_the_remaining_tasks(bench, tmp_path):
     first = bench.run(breaks_once, {"folder": str(tmp_path)})
     assert first.outcome.error == "the task mended failed: RuntimeError: not mended (exit code 1)"
     (tmp_path / "mended").touch()
@@ -267,7 +267,7 @@ def test_another_attempt_at_a_run_does_only_what_is_left(bench, tmp_path):
     assert second.tasks["mended"].task_id != first.tasks["mended"].task_id
 
 
-def test_another_attempt_does_not_keep_what_was_computed_from_a_failure(bench, tmp_path):
+def test_a_retry_executes_tasks_again_that_used_a_failure(bench, tmp_path):
     first = bench.run(goes_on_after_a_failure, {"folder": str(tmp_path)})
     below = "exit-handler-1"
     assert first.tasks[f"{below}/take"].outputs["parameters"] == {"Output": "default"}
@@ -277,18 +277,18 @@ def test_another_attempt_does_not_keep_what_was_computed_from_a_failure(bench, t
     assert second.outcome.state == "SUCCEEDED"
     assert second.tasks[f"{below}/take"].outputs["parameters"] == {"Output": "mended REAL"}
     assert (tmp_path / "status").read_text().startswith("SUCCEEDED")
-    # Twice what follows the failure, once what follows another task.
+    # The task after the failure ran twice; the task after another task ran once.
     assert (tmp_path / "cleaned").read_text().count("once") == 3
     for name in ("make", "read", "clean-up-2"):
         path = f"{below}/{name}"
         assert replace(second.tasks[path], parent_id="") == replace(first.tasks[path], parent_id="")
-    # What is done again takes the place of the earlier record, with a log of its own.
+    # The record of the second execution replaces the earlier record, and it has a new log.
     again = second.tasks[f"{below}/take"]
     assert again.task_id == first.tasks[f"{below}/take"].task_id
     assert (again.attempts, second.log(f"{below}/take").count("--- attempt")) == (1, 0)
 
 
-def test_a_third_attempt_keeps_what_the_second_mended(bench, tmp_path):
+def test_a_second_retry_keeps_the_results_of_the_first_retry(bench, tmp_path):
     first = bench.run(goes_on_after_a_failure, {"folder": str(tmp_path)})
     (tmp_path / "mended").touch()
     second = bench.execute(bench.again(first))
@@ -299,7 +299,7 @@ def test_a_third_attempt_keeps_what_the_second_mended(bench, tmp_path):
         assert replace(third.tasks[path], parent_id="") == replace(second.tasks[path], parent_id="")
 
 
-def test_a_task_that_knows_its_own_id_is_kept_by_another_attempt(bench, tmp_path):
+def test_a_retry_keeps_a_task_that_uses_its_own_id(bench, tmp_path):
     @dsl.pipeline
     def knows_itself(folder: str):
         known = take(x=dsl.PIPELINE_TASK_ID_PLACEHOLDER)
@@ -378,7 +378,7 @@ def test_a_wrong_argument_fails_the_run_with_its_name(bench):
 
 
 @pytest.mark.parametrize("levels", [300, 100_000])
-def test_a_text_that_stands_for_a_value_without_end_fails_the_run(bench, levels):
+def test_a_text_with_too_many_levels_of_json_fails_the_run(bench, levels):
     @dsl.pipeline
     def takes(value: dict):
         text(value="x")
@@ -389,7 +389,7 @@ def test_a_text_that_stands_for_a_value_without_end_fails_the_run(bench, levels)
     assert len(ran.outcome.error) < 300
 
 
-def test_ten_tasks_without_work_take_less_than_five_seconds(bench):
+def test_ten_empty_tasks_take_less_than_five_seconds(bench):
     @dsl.pipeline
     def sequence():
         before = None
@@ -405,7 +405,7 @@ def test_ten_tasks_without_work_take_less_than_five_seconds(bench):
     assert time.monotonic() - begun < 5
 
 
-def test_many_tasks_do_not_stop_each_other(bench):
+def test_many_tasks_do_not_block_each_other(bench):
     @dsl.pipeline
     def many() -> list[int]:
         loop = dsl.ParallelFor([{"a": [1, 2]}, {"a": [3]}])
@@ -417,7 +417,7 @@ def test_many_tasks_do_not_stop_each_other(bench):
     assert ran.outcome.state == "SUCCEEDED", ran.outcome.error
 
 
-def test_the_environment_holds_what_the_run_gives_and_not_what_this_process_has(bench, monkeypatch):
+def test_a_task_gets_the_variables_of_its_run_and_not_those_of_this_process(bench, monkeypatch):
     @dsl.component(**OPTIONS)
     def environment() -> dict:
         import os
@@ -447,7 +447,7 @@ def test_a_run_in_a_folder_with_a_space_works(bench, tmp_path):
     assert ran.outcome.state == "SUCCEEDED", ran.outcome.error
 
 
-def test_a_run_is_not_disturbed_by_values_that_look_like_placeholders(bench):
+def test_values_that_look_like_placeholders_are_not_replaced(bench):
     odd = "{{$.inputs.parameters['nothing']}} {{$.nonsense}} {{$}} 'quoted' \"twice\" $HOME `id`"
     ran = bench.run(every_kind.branches, {"side": odd})
     thrown = ran.tasks["text"]

@@ -1,4 +1,4 @@
-"""Pipelines of every kind, run by the engine: they come to what they come to on a cluster."""
+"""Pipelines of every kind have the same outputs as on a cluster."""
 
 from itertools import pairwise
 
@@ -18,7 +18,7 @@ def uri(bench) -> str:
 
 
 @pytest.mark.parametrize("name", KINDS | WITH_PLATFORM)
-def test_a_pipeline_of_this_kind_comes_to_what_it_should(bench, tmp_path, request, name):
+def test_a_pipeline_of_every_kind_has_the_expected_outputs(bench, tmp_path, request, name):
     kind = (KINDS | WITH_PLATFORM)[name]
     uri = request.getfixturevalue("uri") if "{uri}" in kind.arguments.values() else ""
     ran = bench.run(kind.pipeline, arguments_of(kind, str(tmp_path), uri))
@@ -33,7 +33,7 @@ def test_a_pipeline_of_this_kind_comes_to_what_it_should(bench, tmp_path, reques
         }
 
 
-def test_the_branch_that_was_not_taken_is_skipped_with_nothing_in_it(bench):
+def test_the_other_branch_is_skipped_and_has_no_tasks(bench):
     ran = bench.run(every_kind.branches, {"side": "tails"})
     states = {task.name: task.state for task in ran.tasks.values() if task.name.startswith(("condition", "heads"))}
     assert states["heads"] == "SKIPPED"
@@ -56,18 +56,18 @@ def test_every_iteration_of_a_loop_is_a_node_with_its_tasks_below(bench):
     assert task.inputs["parameters"] == {"value": 2}
 
 
-def test_a_loop_keeps_to_its_parallelism(bench):
+def test_a_loop_does_not_exceed_its_parallelism(bench):
     ran = bench.run(every_kind.loop_over_an_input, {"items": [1, 2, 3]}, tasks_at_once=3)
     times = sorted((task.started, task.ended) for path, task in ran.tasks.items() if path.endswith("/double"))
     assert all(earlier[1] <= later[0] for earlier, later in pairwise(times))
 
 
-def test_an_exit_task_gets_to_know_that_all_went_well(bench, tmp_path):
+def test_an_exit_task_gets_the_status_of_a_success(bench, tmp_path):
     bench.run(every_kind.exit_handler, {"folder": str(tmp_path)})
     assert (tmp_path / "status").read_text() == "SUCCEEDED\nexit-handler-1\n"
 
 
-def test_an_exit_task_gets_to_know_what_failed(bench, tmp_path):
+def test_an_exit_task_gets_the_status_of_a_failure(bench, tmp_path):
     ran = bench.run(every_kind.exit_handler_after_failure, {"folder": str(tmp_path)})
     state, task, message = (tmp_path / "status").read_text().splitlines()
     assert (state, task) == ("FAILED", "exit-handler-1")
@@ -75,12 +75,12 @@ def test_an_exit_task_gets_to_know_what_failed(bench, tmp_path):
     assert ran.tasks["note"].state == "SUCCEEDED"
 
 
-def test_a_task_that_ignores_failures_takes_its_default(bench, tmp_path):
+def test_a_task_that_ignores_failures_gets_its_default_value(bench, tmp_path):
     bench.run(every_kind.ignored_failure, {"folder": str(tmp_path)})
     assert (tmp_path / "left").read_text() == "by default"
 
 
-def test_every_attempt_is_in_the_one_log(bench, tmp_path):
+def test_one_log_contains_every_attempt(bench, tmp_path):
     ran = bench.run(every_kind.retried, {"folder": str(tmp_path)})
     log = ran.log("third-time")
     assert ran.tasks["third-time"].attempts == 3

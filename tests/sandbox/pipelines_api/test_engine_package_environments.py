@@ -12,7 +12,7 @@ from workshop.sandbox.pipelines_api.engine.package_environments import split
 
 
 def using(package: str, **options):
-    """Return a pipeline of two tasks at a time that install a package and import it."""
+    """Return a pipeline with two parallel tasks that install a package and import it."""
 
     @dsl.component(base_image="python:3.12", packages_to_install=[package], **options)
     def answer(number: int) -> int:
@@ -46,12 +46,12 @@ def test_an_environment_is_created_once_and_shared(bench, tiny_wheel):
     assert (environment / "complete").stat().st_mtime_ns == made
 
 
-def test_nothing_is_installed_where_others_could_see_it(bench, tiny_wheel):
+def test_packages_are_not_installed_into_the_shared_environment(bench, tiny_wheel):
     bench.run(using(str(tiny_wheel), install_kfp_package=False))
     assert not list(Path(sys.prefix).glob("lib/python*/site-packages/tinypackage*"))
 
 
-def test_what_the_code_of_a_task_installs_is_its_own(bench, tiny_wheel):
+def test_other_tasks_do_not_see_packages_that_a_task_installs(bench, tiny_wheel):
     @dsl.component(base_image="python:3.12", install_kfp_package=False)
     def installs(path: str) -> int:
         import subprocess
@@ -70,7 +70,7 @@ def test_what_the_code_of_a_task_installs_is_its_own(bench, tiny_wheel):
     assert not list(Path(sys.prefix).glob("lib/python*/site-packages/tinypackage*"))
 
 
-def test_a_component_that_wants_an_environment_of_its_own_has_one(bench, tiny_wheel):
+def test_a_component_with_use_venv_works(bench, tiny_wheel):
     assert bench.run(using(str(tiny_wheel), use_venv=True)).outputs == {"Output": [42, 43]}
     assert not list(Path(sys.prefix).glob("lib/python*/site-packages/tinypackage*"))
 
@@ -82,7 +82,7 @@ def test_kfp_itself_is_not_installed_again(bench, tiny_wheel):
     assert not list(environment.glob("lib/python*/site-packages/kfp"))
 
 
-def test_a_layer_that_was_left_half_made_is_made_again(bench, tiny_wheel):
+def test_an_incomplete_environment_is_created_again(bench, tiny_wheel):
     pipeline = using(str(tiny_wheel), install_kfp_package=False)
     bench.run(pipeline)
     (environment,) = environments(bench)
@@ -92,7 +92,7 @@ def test_a_layer_that_was_left_half_made_is_made_again(bench, tiny_wheel):
     assert (environment / "complete").exists() and not (environment / "rubbish").exists()
 
 
-def test_an_installation_that_fails_says_what_pip_says(bench):
+def test_a_failed_installation_gives_the_error_of_pip(bench):
     ran = bench.run(using("./no-such-package.whl", install_kfp_package=False))
     assert ran.outcome.state == "FAILED"
     assert "its packages cannot be installed" in ran.outcome.error and "no-such-package" in ran.outcome.error
@@ -120,7 +120,7 @@ def test_cancelling_ends_an_installation(bench, tmp_path):
     assert time.monotonic() - begun < 4
 
 
-def test_only_a_command_that_installs_and_then_goes_on_is_parted():
+def test_only_a_command_that_installs_and_then_runs_a_program_is_split():
     script = 'PIP=1 python3 -m pip install x && "$0" "$@"\n'
     assert split(["sh", "-c", script, "sh", "-ec", "program"]) == (script, ["sh", "-ec", "program"])
     own = 'pip install x &&\npython3 -m venv "$tmp/venv"\n. "$tmp/venv/bin/activate"\npip install y && "$0" "$@"'

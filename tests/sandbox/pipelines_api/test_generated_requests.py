@@ -1,4 +1,4 @@
-"""Generated requests, sensible and not, to every operation: no server error, and every answer of the right shape."""
+"""Generated valid and invalid requests to every operation cause no server error, and every response is well formed."""
 
 import json
 from urllib.parse import quote
@@ -13,7 +13,7 @@ from tests.support.sampling import sample
 
 REQUESTS_PER_OPERATION = 40
 TRIGGER = {"periodic_schedule": {"interval_second": 99999}}
-# By chance alone, hardly any request to these is right; test_contract.py checks what they answer.
+# Hardly any random request to these operations is valid; test_contract.py checks their responses.
 RARELY_RIGHT = (
     "PipelineService_CreatePipelineAndVersion",
     "PipelineService_CreatePipelineVersion",
@@ -22,7 +22,7 @@ RARELY_RIGHT = (
     "PipelineService_DeletePipeline",
     "AuthService_Authorize",
 )
-# What text of a request can hold, and what it cannot.
+# Valid and invalid texts for requests.
 texts = st.one_of(st.text(max_size=8), st.just("\ud800"))
 words = st.one_of(
     st.sampled_from(
@@ -79,7 +79,7 @@ def values(kind: str, known: dict, depth: int) -> st.SearchStrategy:
 
 @pytest.fixture
 def known(api, echo, client, echo_file, unique) -> dict:
-    """Things that exist, so that requests reach beyond the first check."""
+    """The ids of existing objects, so that requests pass the first check."""
     pipeline = client.upload_pipeline(echo_file, pipeline_name=unique)
     version = client.list_pipeline_versions(pipeline.pipeline_id).pipeline_versions[0]
     experiment = client.create_experiment(unique)

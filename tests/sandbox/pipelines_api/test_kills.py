@@ -1,4 +1,4 @@
-"""`kill -9` of the server and of workers, at any moment: nothing that was acknowledged is lost."""
+"""A `kill -9` of the server or of a worker, at any moment, loses no acknowledged data."""
 
 import multiprocessing
 import os
@@ -21,7 +21,7 @@ SEED = 20261124
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_lose_nothing_and_leave_nothing(sandbox, compiled, echo, kills):
+def test_kills_at_random_moments_lose_no_data_and_leave_no_process(sandbox, compiled, echo, kills):
     chance = random.Random(SEED)
     sandbox.up()
     slow = compiled(simple.slow)
@@ -115,7 +115,7 @@ def test_a_run_whose_fork_server_is_killed_is_failed_and_the_next_one_runs(sandb
     assert own_api.await_state(own_api.run(echo, {"text": "next"})["run_id"])["state"] == "SUCCEEDED"
 
 
-def test_runs_that_waited_are_started_after_a_restart(sandbox, own_api, running, echo, compiled):
+def test_waiting_runs_start_after_a_restart(sandbox, own_api, running, echo, compiled):
     others = [own_api.run(compiled(simple.slow))["run_id"] for _ in range(os.cpu_count() - 1)]
     waiting = own_api.run(echo, {"text": "patient"})["run_id"]
     assert own_api.get(waiting)["state"] == "PENDING"
@@ -126,7 +126,7 @@ def test_runs_that_waited_are_started_after_a_restart(sandbox, own_api, running,
     assert {api.get(run)["state"] for run in [running, *others]} == {"FAILED"}
 
 
-def test_stopping_the_sandbox_ends_what_runs_and_says_so(sandbox, own_api, running):
+def test_stopping_the_sandbox_ends_runs_and_records_the_reason(sandbox, own_api, running):
     sandbox.down()
     assert not processes_of_runs([running])
     sandbox.up()

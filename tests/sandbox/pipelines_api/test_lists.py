@@ -1,4 +1,4 @@
-"""Pages, order, filters, and the rules of archiving and deleting."""
+"""Lists: pages, order and filters. Rules of archiving and deleting."""
 
 import json
 
@@ -22,7 +22,7 @@ def names(api, path, field, **query) -> list[str]:
 
 @pytest.fixture
 def seven(api, unique) -> list[str]:
-    """Seven experiments, whose names sort otherwise than they were made."""
+    """Seven experiments. Their order by name differs from their order of creation."""
     made = [f"{unique}-{letter}" for letter in "cagbfde"]
     for name in made:
         api.call("POST", "/experiments", json={"display_name": name, "description": f"about {name[-1]}"})
@@ -33,7 +33,7 @@ def of_this_test(unique):
     return {"operation": "IS_SUBSTRING", "key": "display_name", "string_value": unique}
 
 
-def test_pages_hold_everything_once_in_order_whatever_is_added_meanwhile(api, seven, unique):
+def test_pages_contain_every_row_once_in_order_while_rows_are_added(api, seven, unique):
     query = where(of_this_test(unique)) | {"page_size": 3, "sort_by": "name desc"}
     found, token = [], ""
     while True:
@@ -45,7 +45,7 @@ def test_pages_hold_everything_once_in_order_whatever_is_added_meanwhile(api, se
     assert found == sorted(seven, reverse=True)
 
 
-def test_a_token_holds_order_and_filter_and_fits_no_others(api, seven, unique):
+def test_a_token_contains_order_and_filter_and_refuses_others(api, seven, unique):
     query = where(of_this_test(unique)) | {"page_size": 3, "sort_by": "name"}
     token = api.call("GET", "/experiments", params=query)["next_page_token"]
     alone = names(api, "/experiments", "experiments", page_token=token, page_size=200)
@@ -55,17 +55,17 @@ def test_a_token_holds_order_and_filter_and_fits_no_others(api, seven, unique):
 
 
 @pytest.mark.parametrize("token", ["x", "e30=", "W10=", "eyJzb3J0X2J5IjoxfQ==", "%00"])
-def test_a_token_that_no_answer_held_is_refused(api, token):
+def test_an_invented_token_is_refused(api, token):
     assert "page token" in api.refused(400, "GET", "/runs", params={"page_token": token})
 
 
-def test_without_an_order_the_oldest_comes_first_and_20_are_a_page(api, seven, unique):
+def test_by_default_the_oldest_comes_first_and_a_page_has_20_rows(api, seven, unique):
     assert names(api, "/experiments", "experiments", **where(of_this_test(unique))) == seven
     assert len(api.call("GET", "/experiments", params={"page_size": 0})["experiments"]) <= 20
 
 
 @pytest.mark.parametrize("path", [path for path, _ in LISTS.values()], ids=LISTS)
-def test_orders_that_make_no_sense_are_refused(api, path):
+def test_invalid_orders_are_refused(api, path):
     for sort_by in ("colour", "name up", "name desc please"):
         api.refused(400, "GET", path, params={"sort_by": sort_by})
     for page_size in ("-1", "x"):
@@ -89,14 +89,14 @@ def test_orders_that_make_no_sense_are_refused(api, path):
         ("IS_SUBSTRING", {"string_value": "%"}, ""),
     ],
 )
-def test_every_operation_of_a_filter(api, seven, unique, operation, value, expected):
+def test_every_operation_of_a_filter_works(api, seven, unique, operation, value, expected):
     value = json.loads(json.dumps(value).replace("{}-", f"{unique}-"))
     predicate = {"operation": operation, "key": "name"} | value
     found = names(api, "/experiments", "experiments", **where(of_this_test(unique), predicate))
     assert "".join(name[-1] for name in found) == expected
 
 
-def test_times_and_numbers_are_compared_as_such(api, seven, unique):
+def test_times_and_numbers_are_compared_by_value(api, seven, unique):
     def count(operation, **value) -> int:
         predicate = {"operation": operation, "key": "created_at"} | value
         return len(names(api, "/experiments", "experiments", **where(of_this_test(unique), predicate)))
@@ -108,7 +108,7 @@ def test_times_and_numbers_are_compared_as_such(api, seven, unique):
     assert count("IN", long_values={"values": ["1", "2"]}) == 0
 
 
-def test_states_and_ids_are_compared_as_names_are(api, seven, unique):
+def test_states_and_ids_are_compared_like_names(api, seven, unique):
     for key, value, count in (("storage_state", "available", 7), ("storage_state", "ARCHIVED", 0), ("id", "x", 0)):
         predicate = {"operation": "EQUALS", "key": key, "string_value": value}
         assert len(names(api, "/experiments", "experiments", **where(of_this_test(unique), predicate))) == count
@@ -142,7 +142,7 @@ def test_a_filter_may_be_encoded_twice(api, seven, unique):
         ({"operation": "IN", "key": "created_at", "int_values": {"values": [1] * 1_001}}, "holds 1,001 values"),
     ],
 )
-def test_a_filter_that_makes_no_sense_says_why(api, predicate, said):
+def test_an_invalid_filter_is_refused_with_the_reason(api, predicate, said):
     assert said in api.refused(400, "GET", "/experiments", params=where(predicate))
 
 
@@ -155,24 +155,24 @@ def test_a_filter_has_no_more_predicates_than_a_query_can_hold(api):
 
 
 @pytest.mark.parametrize("filter_text", ["x", "[]", "{", '{"predicates": 1}', '{"predicates": [1]}', "[" * 100_000])
-def test_what_is_no_filter_is_refused(api, filter_text):
+def test_a_text_that_is_not_a_filter_is_refused(api, filter_text):
     answer = api.session.get(f"{api.base}/experiments", params={"filter": filter_text[:5_000]})
     assert answer.status_code == 400
 
 
-def test_names_are_unique_in_upper_and_lower_case(api, seven, unique, echo_file):
+def test_names_are_unique_regardless_of_case(api, seven, unique, echo_file):
     assert "already exists" in api.refused(409, "POST", "/experiments", json={"display_name": seven[0].upper()})
     api.call("POST", "/pipelines", json={"name": unique})
     assert "already exists" in api.refused(409, "POST", "/pipelines", json={"name": unique.upper()})
 
 
 @pytest.mark.parametrize("name", ["", "  ", None, 5, "x" * 256])
-def test_names_that_cannot_be_are_refused(api, name):
+def test_invalid_names_are_refused(api, name):
     api.refused(400, "POST", "/experiments", json={"display_name": name})
     api.refused(400, "POST", "/pipelines", json={"name": name})
 
 
-def test_archiving_an_experiment_takes_its_runs_along_and_disables_what_recurs(api, echo, unique):
+def test_archiving_an_experiment_archives_its_runs_and_disables_its_recurring_runs(api, echo, unique):
     experiment = api.call("POST", "/experiments", json={"display_name": unique})["experiment_id"]
     run = api.run(echo, experiment_id=experiment)["run_id"]
     schedule = {"trigger": {"periodic_schedule": {"interval_second": 9999}}, "max_concurrency": 1, "mode": "ENABLE"}
@@ -200,7 +200,7 @@ def test_deleting_an_experiment_leaves_its_runs(api, echo, unique):
     assert experiment in api.refused(404, "GET", "/runs", params={"experiment_id": experiment})
 
 
-def test_a_run_without_an_experiment_goes_to_default_which_comes_back_when_deleted(own_api, echo):
+def test_a_run_without_an_experiment_uses_the_default_experiment_even_after_its_deletion(own_api, echo):
     first = own_api.run(echo)["experiment_id"]
     assert own_api.call("GET", f"/experiments/{first}")["display_name"] == "Default"
     own_api.call("DELETE", f"/experiments/{first}")
@@ -208,14 +208,14 @@ def test_a_run_without_an_experiment_goes_to_default_which_comes_back_when_delet
     assert second != first and own_api.call("GET", f"/experiments/{second}")["display_name"] == "Default"
 
 
-def test_a_pipeline_with_versions_is_deleted_only_when_told_so(api, client, echo_file, unique):
+def test_a_pipeline_with_versions_is_deleted_only_with_cascade(api, client, echo_file, unique):
     pipeline = client.upload_pipeline(echo_file, pipeline_name=unique).pipeline_id
     assert "cascade=true" in api.refused(400, "DELETE", f"/pipelines/{pipeline}")
     api.call("DELETE", f"/pipelines/{pipeline}", params={"cascade": "true"})
     assert pipeline in api.refused(404, "GET", f"/pipelines/{pipeline}/versions")
 
 
-def test_a_run_takes_the_latest_version_when_none_is_named(api, client, echo_file, unique):
+def test_a_run_uses_the_latest_version_by_default(api, client, echo_file, unique):
     pipeline = client.upload_pipeline(echo_file, pipeline_name=unique).pipeline_id
     latest = client.upload_pipeline_version(echo_file, "two", pipeline_id=pipeline).pipeline_version_id
     body = {"display_name": "r", "pipeline_version_reference": {"pipeline_id": pipeline}}
@@ -225,6 +225,6 @@ def test_a_run_takes_the_latest_version_when_none_is_named(api, client, echo_fil
 
 
 @pytest.mark.parametrize("kind", ["experiments", "pipelines", "runs", "recurringruns"])
-def test_what_is_not_there_is_named(api, kind):
+def test_a_missing_object_is_named(api, kind):
     assert "no-such-id" in api.refused(404, "GET", f"/{kind}/no-such-id")
     assert "no-such-id" in api.refused(404, "DELETE", f"/{kind}/no-such-id")

@@ -1,4 +1,4 @@
-"""Recurring runs: what is due when, and that it happens."""
+"""Recurring runs: when a run is due, and that it is created."""
 
 import time
 from datetime import UTC, datetime
@@ -46,7 +46,7 @@ def test_the_first_run_is_due_where_the_schedule_says(trigger, seconds):
     assert next_moment(trigger, 0, MONDAY, MONDAY, catch_up=True) - MONDAY == pytest.approx(seconds)
 
 
-def test_with_catch_up_each_missed_moment_is_due_and_without_only_the_latest():
+def test_with_catch_up_every_missed_time_is_due_and_without_it_only_the_latest():
     for trigger in (every(60), cron("0 * * * * *")):
         now = MONDAY + 605
         assert next_moment(trigger, MONDAY, MONDAY, now, catch_up=True) == MONDAY + 60
@@ -57,7 +57,7 @@ def test_with_catch_up_each_missed_moment_is_due_and_without_only_the_latest():
 @pytest.mark.parametrize(
     "good", ["* * * * * *", "0 0 9 ? * 2-6", "0 */5 * * *", "@daily", "@every 10s", "0 0 0 1 1 MON"]
 )
-def test_cron_expressions_of_the_server_are_read(good):
+def test_cron_expressions_of_the_real_server_are_accepted(good):
     assert cron_problem(good) == ""
 
 
@@ -77,7 +77,7 @@ def test_cron_expressions_of_the_server_are_read(good):
         "* " * 8,
     ],
 )
-def test_others_are_refused_with_a_reason(bad):
+def test_other_cron_expressions_are_refused_with_a_reason(bad):
     assert cron_problem(bad)
 
 
@@ -99,14 +99,14 @@ def test_others_are_refused_with_a_reason(bad):
     ],
     ids=str,
 )
-def test_a_recurring_run_that_makes_no_sense_is_refused(api, echo, change):
+def test_an_invalid_recurring_run_is_refused(api, echo, change):
     body = {"display_name": "r", "pipeline_spec": echo, "trigger": every(60), "max_concurrency": 1, "mode": "ENABLE"}
     api.refused(400, "POST", "/recurringruns", json=body | change)
 
 
 @pytest.fixture
 def store(tmp_path, echo) -> Store:
-    """A database with one recurring run in it, and nobody who executes what it makes."""
+    """A database with one recurring run. No dispatcher executes its runs."""
     store = Store(tmp_path / "db.sqlite")
     with store.writing() as session:
         session.add(Experiment(experiment_id="e", display_name="e", created_at=0))
@@ -148,7 +148,7 @@ def end_all(store) -> None:
             run.state = "SUCCEEDED"
 
 
-def test_missed_moments_are_made_up_for_as_far_as_concurrency_allows(store):
+def test_missed_runs_are_created_up_to_the_maximum_concurrency(store):
     recurring_runs.fire_due(store, MONDAY + 301)
     assert made(store) == [("often-1", 60), ("often-2", 120), ("often-3", 180)]
     end_all(store)
@@ -157,13 +157,13 @@ def test_missed_moments_are_made_up_for_as_far_as_concurrency_allows(store):
     assert recurring_runs.fire_due(store, MONDAY + 302) == pytest.approx(58)
 
 
-def test_without_catch_up_only_the_latest_is_made(store):
+def test_without_catch_up_only_the_latest_run_is_created(store):
     change(store, no_catchup=True)
     recurring_runs.fire_due(store, MONDAY + 301)
     assert made(store) == [("often-1", 300)]
 
 
-def test_a_disabled_one_makes_nothing_and_catches_up_when_enabled_again(store):
+def test_a_disabled_recurring_run_creates_no_run_and_catches_up_after_it_is_enabled(store):
     change(store, enabled=False)
     recurring_runs.fire_due(store, MONDAY + 100)
     assert made(store) == []
@@ -172,20 +172,20 @@ def test_a_disabled_one_makes_nothing_and_catches_up_when_enabled_again(store):
     assert made(store) == [("often-1", 60)]
 
 
-def test_one_whose_pipeline_is_gone_makes_nothing_and_stops_nobody(store):
+def test_a_recurring_run_without_its_pipeline_creates_no_run_and_blocks_no_other(store):
     change(store, manifest="", pipeline_id="gone")
     recurring_runs.fire_due(store, MONDAY + 61)
     assert made(store) == []
 
 
-def test_one_whose_pipeline_is_gone_does_not_go_through_every_moment_that_it_missed(store):
+def test_a_recurring_run_without_its_pipeline_skips_the_missed_times(store):
     change(store, manifest="", pipeline_id="gone", trigger=every(1, start_time=text(0)))
     begun = time.monotonic()
     recurring_runs.fire_due(store, MONDAY)
     assert made(store) == [] and time.monotonic() - begun < 5
 
 
-def test_a_start_at_the_end_of_the_calendar_is_never_due_and_stops_nobody(store):
+def test_a_start_at_the_end_of_the_calendar_is_never_due_and_blocks_no_other(store):
     for trigger in (
         cron("0 0 0 * * *", start_time="9999-12-31T23:59:59Z"),
         every(60, start_time="9999-12-31T23:59:59Z"),
@@ -195,7 +195,7 @@ def test_a_start_at_the_end_of_the_calendar_is_never_due_and_stops_nobody(store)
     assert made(store) == []
 
 
-def test_it_fires_while_the_sandbox_is_up(own_api, echo):
+def test_a_recurring_run_creates_runs_while_the_sandbox_is_up(own_api, echo):
     body = {"display_name": "often", "pipeline_spec": echo, "max_concurrency": 2, "mode": "ENABLE", "trigger": every(1)}
     recurring = own_api.call("POST", "/recurringruns", "V2beta1RecurringRun", json=body)["recurring_run_id"]
     query = {"filter": '{"predicates": [{"operation": "EQUALS", "key": "state", "string_value": "SUCCEEDED"}]}'}

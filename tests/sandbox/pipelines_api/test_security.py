@@ -1,4 +1,4 @@
-"""Who is answered, and who is not."""
+"""The server answers its own user and refuses all other clients."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def address(api) -> tuple[str, int, str]:
 
 
 def send(address, path: str, method="GET", body="", **headers) -> int:
-    """Send a request with exactly these headers, and return the status."""
+    """Send a request with exactly these headers, and return its HTTP status."""
     host, port, _ = address
     lines = [f"{method} {path} HTTP/1.1", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
     lines += [f"Content-Length: {len(body)}"] if body else []
@@ -32,7 +32,7 @@ def send(address, path: str, method="GET", body="", **headers) -> int:
     return int(answer.split()[1])
 
 
-def test_only_its_secret_path_is_answered(address):
+def test_only_the_secret_path_is_answered(address):
     _, port, secret = address
     host = f"127.0.0.1:{port}"
     assert send(address, f"/{secret}/apis/v2beta1/healthz", Host=host) == 200
@@ -47,7 +47,7 @@ def test_only_its_secret_path_is_answered(address):
     assert len(secret) >= 32
 
 
-def test_only_its_own_names_are_hosts(address):
+def test_other_host_headers_are_refused(address):
     _, port, secret = address
     path = f"/{secret}/apis/v2beta1/healthz"
     assert send(address, path, Host=f"localhost:{port}") == 200
@@ -55,7 +55,7 @@ def test_only_its_own_names_are_hosts(address):
         assert send(address, path, Host=host) in (400, 403)
 
 
-def test_other_web_pages_are_not_answered(address):
+def test_requests_from_other_web_pages_are_refused(address):
     _, port, secret = address
     path, host = f"/{secret}/apis/v2beta1/healthz", f"127.0.0.1:{port}"
     assert send(address, path, Host=host, Origin=f"http://{host}") == 200
@@ -64,7 +64,7 @@ def test_other_web_pages_are_not_answered(address):
     assert send(address, path, Host=host, Sec_Fetch_Site="cross-site") == 403
 
 
-def test_a_link_in_a_notebook_can_be_followed_but_not_shown_inside_another_page(address):
+def test_a_link_in_a_notebook_works_but_the_page_cannot_be_embedded(address):
     _, port, secret = address
     host, link = f"127.0.0.1:{port}", {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
     assert send(address, f"/{secret}/", Host=host, Sec_Fetch_Dest="document", **link) == 200
@@ -74,21 +74,21 @@ def test_a_link_in_a_notebook_can_be_followed_but_not_shown_inside_another_page(
     assert send(address, path, "POST", "{}", Host=host, **form) == 403
 
 
-def test_the_page_behind_the_links_loads_nothing_from_elsewhere(api):
+def test_the_page_loads_nothing_from_other_servers(api):
     answer = api.session.get(f"{api.endpoint}/")
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "http://" not in answer.text and "https://" not in answer.text
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""])
-def test_json_must_say_that_it_is_json(address, kind):
+def test_json_needs_the_content_type_of_json(address, kind):
     _, port, secret = address
     body = json.dumps({"display_name": "made by a form"})
     path, host = f"/{secret}/apis/v2beta1/experiments", f"127.0.0.1:{port}"
     assert send(address, path, "POST", body, Host=host, Content_Type=kind) == 415
 
 
-def test_it_listens_on_loopback_only_and_its_secret_is_on_no_command_line(shared_sandbox, address):
+def test_the_server_listens_on_loopback_only_and_no_command_line_shows_the_secret(shared_sandbox, address):
     for server, record, _ in shared_sandbox.status():
         if server.name == "pipelines-api":
             processes = [psutil.Process(record.pid), *psutil.Process(record.pid).children(recursive=True)]
@@ -98,7 +98,7 @@ def test_it_listens_on_loopback_only_and_its_secret_is_on_no_command_line(shared
     assert address[2] not in "".join(shared_sandbox.logs(1000).values())
 
 
-def test_a_task_finds_neither_the_secret_nor_what_the_notebook_has_in_its_environment(sandbox, compiled):
+def test_a_task_sees_neither_the_secret_nor_the_environment_of_the_notebook(sandbox, compiled):
     from kfp import dsl
 
     @dsl.component(base_image="python:3.12", install_kfp_package=False)
@@ -123,7 +123,7 @@ def test_a_task_finds_neither_the_secret_nor_what_the_notebook_has_in_its_enviro
 
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "..%2f..%2f..%2fetc%2fpasswd", "%2fetc%2fpasswd", "..", "%00"])
-def test_a_path_in_a_request_leads_nowhere(api, address, echo, name):
+def test_a_path_in_a_request_reads_no_file(api, address, echo, name):
     run = api.await_state(api.run(echo)["run_id"])["run_id"]
     node = api.tasks(run)["say"]["node_id"]
     _, port, secret = address
@@ -133,11 +133,11 @@ def test_a_path_in_a_request_leads_nowhere(api, address, echo, name):
         f"/runs/{run}/nodes/{name}/log",
         f"/runs/{run}/nodes/{node}/artifacts/{name}",
     ):
-        # As it is: most clients would resolve the dots before they send them.
+        # Sent unchanged: most clients would resolve the dots first.
         assert send(address, f"/{secret}/apis/v2beta1{path}", Host=f"127.0.0.1:{port}") in (400, 404)
 
 
-def test_its_files_can_be_read_by_its_user_alone_even_in_a_folder_that_was_open(sandbox, echo):
+def test_only_the_user_can_read_the_files_even_in_an_open_folder(sandbox, echo):
     sandbox.directory.chmod(0o755)
     sandbox.up()
     api = Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])

@@ -1,4 +1,4 @@
-"""What is taken as a pipeline, and which arguments fit it."""
+"""Uploads: accepted and refused files, and the arguments of pipelines."""
 
 import gzip
 import io
@@ -9,6 +9,9 @@ import pytest
 import yaml
 
 from tests.support import simple
+from tests.support.every_kind import WITH_PLATFORM
+from workshop.sandbox.pipelines_api import package
+from workshop.sandbox.pipelines_api.tables import Store, manifest, store_manifest
 
 
 def upload(api, content: bytes, name="pipeline.yaml"):
@@ -33,12 +36,12 @@ def a_zip(content: bytes) -> bytes:
 
 
 def bomb() -> bytes:
-    """YAML of 1 kB that is as long as an encyclopedia when it is written out."""
+    """Return YAML of 1 kB that becomes huge when its anchors are expanded."""
     levels = [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
     return "\n".join(["pipelineInfo: {name: bomb}", "a0: &a0 [x]", *levels, "root: *a11"]).encode()
 
 
-def test_yaml_and_json_are_taken_and_named_as_they_were_compiled(own_api, echo):
+def test_yaml_and_json_are_accepted_and_get_their_compiled_name(own_api, echo):
     for content, name in ((yaml.safe_dump(echo).encode(), "a.yaml"), (json.dumps(echo).encode(), "b.json")):
         made = upload(own_api, content, name).json()
         assert made["name"] == made["display_name"] == "echo"
@@ -47,7 +50,7 @@ def test_yaml_and_json_are_taken_and_named_as_they_were_compiled(own_api, echo):
         own_api.call("DELETE", f"/pipelines/{made['pipeline_id']}", params={"cascade": "true"})
 
 
-def test_a_platform_specification_is_kept(api, unique, compiled):
+def test_a_platform_specification_is_stored(api, unique, compiled):
     from kfp import dsl, kubernetes
 
     @dsl.pipeline(name="with-platform")
@@ -89,7 +92,7 @@ def test_a_platform_specification_is_kept(api, unique, compiled):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_no_compiled_pipeline_is_refused_with_what_it_is(api, content, said):
+def test_a_file_that_is_not_a_compiled_pipeline_is_refused_with_the_reason(api, content, said):
     message = refusal(api, content)
     assert said in message and "pipeline.yaml" in message
 
@@ -106,11 +109,11 @@ def test_another_schema_version_is_refused_with_what_to_do(api, echo):
 
 
 @pytest.mark.parametrize("name", ["", "With Capitals", "-a", "a" * 129])
-def test_a_pipeline_name_that_cannot_be_is_refused(api, echo, name):
+def test_an_invalid_pipeline_name_is_refused(api, echo, name):
     assert "names its pipeline" in refusal(api, changed(echo, pipelineInfo={"name": name}))
 
 
-def test_parts_that_are_missing_are_named(api, echo):
+def test_missing_parts_are_named(api, echo):
     assert "comp-say" in refusal(api, changed(echo, components={}))
     assert "exec-say" in refusal(api, changed(echo, deploymentSpec={"executors": {}}))
     assert "no tasks" in refusal(api, changed(echo, root={"dag": {"tasks": {}}}))
@@ -131,7 +134,7 @@ def test_an_upload_without_a_file_says_so(api):
     assert "pipelineid" in api.refused(400, "POST", "/pipelines/upload_version", files={"uploadfile": ("a", b"x")})
 
 
-def test_two_uploads_of_one_name_at_once_make_one_pipeline(api, unique, echo):
+def test_two_simultaneous_uploads_of_one_name_create_one_pipeline(api, unique, echo):
     from concurrent.futures import ThreadPoolExecutor
 
     content = json.dumps(echo).encode()
@@ -174,12 +177,12 @@ def typed(compiled) -> dict:
         ("word", None, "a string"),
     ],
 )
-def test_an_argument_of_another_type_is_refused_by_name(api, typed, name, value, wanted):
+def test_an_argument_with_the_wrong_type_is_refused_by_name(api, typed, name, value, wanted):
     message = api.refused(400, "POST", "/runs", **start(api, typed, GOOD | {name: value}))
     assert f"the parameter '{name}' must be {wanted}" in message
 
 
-def test_arguments_that_are_unknown_or_missing_are_named_all_at_once(api, typed):
+def test_all_unknown_and_missing_arguments_are_named(api, typed):
     message = api.refused(400, "POST", "/runs", **start(api, typed, {"wrd": "x", "count": 1}))
     for said in ("no parameter 'wrd'", "'word' is missing", "'share' is missing", "'settings' is missing"):
         assert said in message
@@ -193,7 +196,7 @@ def nested(levels: int) -> dict:
     return value
 
 
-def test_an_argument_is_no_deeper_than_an_answer_can_show(api, typed):
+def test_an_argument_with_too_many_levels_is_refused(api, typed):
     run = api.call("POST", "/runs", "V2beta1Run", **start(api, typed, GOOD | {"settings": nested(99)}))["run_id"]
     assert api.await_state(run)["state"] == "SUCCEEDED"
     assert api.tasks(run)[""]["inputs"]["parameters"]["settings"] == nested(99)
@@ -203,17 +206,17 @@ def test_an_argument_is_no_deeper_than_an_answer_can_show(api, typed):
     assert run in [one["run_id"] for one in api.call("GET", "/runs?page_size=200", "V2beta1ListRunsResponse")["runs"]]
 
 
-def test_arguments_that_fit_are_taken_and_shown_as_they_came(api, typed):
+def test_valid_arguments_are_accepted_and_returned_unchanged(api, typed):
     run = api.call("POST", "/runs", "V2beta1Run", **start(api, typed, GOOD | {"count": 2.0}))
     assert run["runtime_config"]["parameters"] == GOOD | {"count": 2.0}
 
 
-def test_a_number_that_no_message_can_hold_is_refused(api, typed):
-    assert "as large" in api.refused(400, "POST", "/runs", **start(api, typed, GOOD | {"count": 10**400}))
+def test_a_number_that_is_too_large_for_a_message_is_refused(api, typed):
+    assert "is too large" in api.refused(400, "POST", "/runs", **start(api, typed, GOOD | {"count": 10**400}))
 
 
 @pytest.mark.parametrize("quoted", ["'flights.csv'", '"flights.csv"'])
-def test_an_argument_in_quotes_is_taken_with_a_warning(api, echo, quoted):
+def test_an_argument_in_quotes_is_accepted_with_a_warning(api, echo, quoted):
     run = api.run(echo, {"text": quoted})
     warning = run["state_history"][0]["error"]["message"]
     assert f"'text' is {quoted}" in warning and "part of the value" in warning
@@ -232,3 +235,23 @@ def test_a_pipeline_root_outside_s3_is_refused(api, echo):
     config = {"pipeline_root": "/tmp/somewhere"}
     body = {"display_name": "r", "pipeline_spec": echo, "runtime_config": config}
     assert "s3://BUCKET/PREFIX" in api.refused(400, "POST", "/runs", json=body)
+
+
+def test_a_pipeline_from_the_database_is_not_checked_again(tmp_path, echo, monkeypatch):
+    store = Store(tmp_path / "db.sqlite")
+    checked = package.read_document(echo)
+    with store.writing() as session:
+        digest = store_manifest(session, checked.document)
+
+    def refuse(*_):
+        raise AssertionError("the pipeline was checked a second time")
+
+    monkeypatch.setattr(package, "_checked", refuse)
+    with store.reading() as session:
+        assert package.from_database(manifest(session, digest)) == checked
+    store.close()
+
+
+def test_a_pipeline_with_a_platform_comes_back_from_the_database(compiled):
+    checked = package.read_document(compiled(WITH_PLATFORM["workspace"].pipeline))
+    assert checked.platform and package.from_database(checked.document) == checked

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Strict
 from pydantic.alias_generators import to_camel
 
+from workshop.sandbox.pipelines_api.engine.values import MAX_DEPTH
 from workshop.sandbox.pipelines_api.listing import Page, is_valid_unicode
 from workshop.sandbox.pipelines_api.tables import Experiment, Pipeline, PipelineVersion, RecurringRun, Run, TaskRecord
 
 MAX_NAME = 255  # the length of the columns in the real server's database
-MAX_DEPTH = 100  # levels of lists and objects; the JSON writer fails on documents that are much deeper
-LARGEST_NUMBER = 10**300  # protocol buffers store numbers as doubles
+MAX_NUMBER = 10**300  # protocol buffers store numbers as doubles
 MAX_TIME = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
 
 
@@ -42,7 +42,7 @@ def _storable(value: Any, depth: int = 0) -> Any:
         raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("must be a finite number")
-    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+    if isinstance(value, int) and abs(value) > MAX_NUMBER:
         raise ValueError("is too large")
     if isinstance(value, str):
         _without_surrogates(value)

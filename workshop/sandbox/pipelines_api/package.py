@@ -8,9 +8,10 @@ from typing import Any
 
 import yaml
 
+from workshop.sandbox.pipelines_api.engine.values import MAX_DEPTH
 from workshop.sandbox.pipelines_api.errors import ApiError, invalid
 from workshop.sandbox.pipelines_api.listing import is_valid_unicode
-from workshop.sandbox.pipelines_api.messages import LARGEST_NUMBER, MAX_DEPTH
+from workshop.sandbox.pipelines_api.messages import MAX_NUMBER
 
 MAX_BYTES = 32 << 20  # `common.MaxFileLength` of the server
 MAX_NODES = 500_000  # values in a package; a value that YAML repeats by an anchor counts each time
@@ -264,7 +265,7 @@ def _measure(document: dict, name: str) -> None:
             raise _too_large(name)
         if isinstance(value, str) and not is_valid_unicode(value):
             raise invalid(f"{name} contains half of a character (a lone surrogate): {value[:40]!r}")
-        if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        if isinstance(value, int) and abs(value) > MAX_NUMBER:
             raise invalid(f"{name} contains a number that is too large: {str(value)[:20]}...")
         inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
         stack.extend((one, depth + 1) for one in inside)
