@@ -1,4 +1,4 @@
-"""papermill: every lesson alone with other inputs, all of them in other orders, and what a failure looks like."""
+"""papermill: every lesson alone with other inputs, all lessons in other orders, and the messages of failures."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def keys(sandbox) -> dict[str, int]:
 
 
 def kept(sandbox) -> dict[str, int]:
-    """What is in the bucket, without the artifacts of runs, of which each has its own."""
+    """Return the bucket's objects without the artifacts of runs, whose keys differ from run to run."""
     return {key: size for key, size in keys(sandbox).items() if not key.startswith("runs/")}
 
 
@@ -98,7 +98,7 @@ def test_lesson_02_alone_makes_another_repository_and_lets_the_nodes_pull(sandbo
 
 
 @pytest.mark.slow
-def test_lesson_09_alone_deletes_nothing_without_your_word_and_everything_with_it(sandbox, work, parameters):
+def test_lesson_09_alone_deletes_nothing_without_consent_and_everything_with_it(sandbox, work, parameters):
     sandbox.up()
     apply(sandbox.environment())
     boto3.Session().client("s3").create_bucket(Bucket=BUCKET)
@@ -180,7 +180,7 @@ def test_lesson_06_alone_uploads_runs_and_explains_two_failures(sandbox, work, p
 
 
 class OnlyTheContract(BaseHTTPRequestHandler):
-    """Passes requests on to the sandbox's Pipelines API, but for what a cluster's server does not have."""
+    """Passes requests to the sandbox's Pipelines API, except those that a cluster's server does not answer."""
 
     upstream = ""
 
@@ -272,7 +272,7 @@ def test_a_kernel_that_dies_is_an_error_with_the_notebook_as_far_as_it_went(work
     assert printed(result.notebook) == "1\n"
 
 
-def test_a_failing_task_is_shown_with_what_it_said(sandbox, tmp_path, olist_zip, workshop_command):
+def test_a_failing_task_is_shown_with_its_output(sandbox, tmp_path, olist_zip, workshop_command):
     done = workshop_command("run", "05", "--output", str(tmp_path / "out"), "-p", f"zip_path={olist_zip}")
     assert done.returncode == 1
     assert "flights.csv is not there; nearest names:" in done.stdout and "\x1b[" not in done.stdout
@@ -310,7 +310,7 @@ def test_a_table_says_where_the_seconds_went(sandbox, tmp_path, workshop_command
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "wanted"), [("00", set()), ("03", set()), ("04", {"pandas", "kfp", "matplotlib"})])
 def test_a_lesson_imports_only_what_it_uses(s3, work, parameters, number, wanted):
-    """No lesson pays for a library that it does not need."""
+    """A lesson imports no library that it does not need."""
     lesson = toc.select([number])[0]
     notebook = nbformat.read(lesson.path, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell("import sys; print('LOADED', *sys.modules)"))
@@ -327,7 +327,7 @@ def printed(notebook: Path) -> str:
 
 
 def compared(notebook: Path) -> str:
-    """Return what nbval would compare: all but the cells that are said to differ from machine to machine."""
+    """Return what nbval compares: the output of all cells but those whose output differs by machine."""
     cells = nbformat.read(notebook, as_version=4).cells
     return _text(cell for cell in cells if "nbval-ignore-output" not in cell.metadata.get("tags", []))
 
@@ -337,7 +337,7 @@ def _text(cells) -> str:
 
 
 def without_what_varies(text: str) -> str:
-    """Apply what nbval applies, and drop what a second run on the same sandbox rightly says otherwise."""
+    """Apply nbval's replacements, and drop lines that rightly differ in a second run on the same sandbox."""
     config = (ROOT / "tests" / "lessons" / "nbval_sanitize.cfg").read_text()
     for pattern, replacement in re.findall(r"^regex: (.*)\nreplace: (.*)$", config, re.MULTILINE):
         text = re.sub(pattern, replacement, text)
@@ -350,11 +350,11 @@ def without_what_varies(text: str) -> str:
     )
     uploads = r"(?m)^(uploaded \w+\.yaml as the version|the pipeline unzip-and-read has this as its version) .*\n"
     text = re.sub(uploads, "", text)
-    # Lesson 02: the registry, and what the nodes may do, are as they should be the second time.
+    # Lesson 02: the second time, the registry is there and the nodes have their permission.
     text = re.sub(r"(?m)^(made the repository|the repository|python-components keeps) .*\n", "", text)
     nodes = r"(?m)^(cluster kubeflow-demo| {2,6}\S.*|(attached|check_node_access|all nodes may|a pod with an).*)\n"
     text = re.sub(nodes, "", text)
-    text = re.sub(r"(?m)^ *\d+\.\d s  (unzip-func|csv-s3-reader|the run) .*\n", "", text)  # what depends on speed
+    text = re.sub(r"(?m)^ *\d+\.\d s  (unzip-func|csv-s3-reader|the run) .*\n", "", text)  # these lines depend on speed
     for line in said_once:
         text = text.replace(line, "")
     return text

@@ -1,4 +1,4 @@
-"""The sandbox when something goes wrong."""
+"""The sandbox after kills, on taken ports, and with damaged or missing files."""
 
 import json
 import os
@@ -181,7 +181,7 @@ def test_a_folder_deleted_while_up_leaves_no_orphan(sandbox):
 
 
 @pytest.mark.slow
-def test_a_folder_deleted_while_up_is_no_obstacle_to_down(sandbox):
+def test_down_stops_the_servers_of_a_folder_that_was_deleted_while_up(sandbox):
     sandbox.up()
     shutil.rmtree(sandbox.directory)
     assert sandbox.down() == NAMES
@@ -229,7 +229,7 @@ def test_reset_deletes_only_what_is_its_own(sandbox):
     assert [path.name for path in sandbox.directory.iterdir()] == ["thesis.txt"]
 
 
-def test_keys_that_are_lost_while_up_are_replaced_on_both_sides(sandbox):
+def test_keys_that_are_lost_while_up_are_replaced_in_server_and_clients(sandbox):
     sandbox.up()
     (sandbox.directory / "identity.json").unlink()
     sandbox.up()
