@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -345,6 +346,14 @@ def test_jupyterlab_without_a_home_that_can_be_written_is_one_line(tmp_path, wor
     assert "HOME=/some/folder make lab" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def listing(address: str) -> dict | None:
+    """Return a folder's contents; None while the server, which prints its address first, does not answer."""
+    try:
+        return requests.get(address, timeout=30).json()
+    except requests.ConnectionError:
+        return None
+
+
 @pytest.mark.slow
 def test_make_lab_serves_the_lessons_also_for_root(tmp_path):
     environment = os.environ | {"HOME": str(tmp_path), "BROWSER": "true"}
@@ -356,7 +365,7 @@ def test_make_lab_serves_the_lessons_also_for_root(tmp_path):
             assert line, said
             said += line
             address = re.search(r"http://127\.0\.0\.1:\d+/lab\?token=\w+", said)
-        listed = requests.get(address[0].replace("/lab", "/api/contents"), timeout=30).json()
+        listed = await_that(partial(listing, address[0].replace("/lab", "/api/contents")), "it does not answer")
         assert "00_start_here.ipynb" in [entry["name"] for entry in listed["content"]]
     finally:
         os.killpg(lab.pid, signal.SIGTERM)
