@@ -17,7 +17,7 @@ import psutil
 import pytest
 import requests
 import yaml
-from kfp import compiler
+from kfp import compiler, dsl
 
 from tests.support import simple
 from tests.support.api import Api, await_that
@@ -283,11 +283,22 @@ def test_a_lesson_that_fails_on_a_full_disk_names_the_disk(tmp_path, monkeypatch
     assert f"The disk of {work} is full (0 MB are free)" in result.error
 
 
+@dsl.component(**simple.OPTIONS)
+def write_much(table: dsl.Output[dsl.Dataset]):
+    with open(table.path, "wb") as file:
+        file.write(bytes(20 * 2**20))
+
+
+@dsl.pipeline(name="writes-much")
+def writes_much():
+    write_much()
+
+
 @pytest.mark.slow
 def test_a_run_that_fails_on_a_full_disk_names_the_disk(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    compiler.Compiler().compile(simple.echo, str(tmp_path / "echo.yaml"))
+    compiler.Compiler().compile(writes_much, str(tmp_path / "much.yaml"))
     code = """if True:
         import sys
         from pathlib import Path
@@ -306,9 +317,9 @@ def test_a_run_that_fails_on_a_full_disk_names_the_disk(tmp_path):
                 except OSError:
                     pass
             filler = open(disk / "filler", "r+b")
-            filler.truncate((disk / "filler").stat().st_size - 3 * 2**20)  # the database has room, artifacts have none
+            filler.truncate((disk / "filler").stat().st_size - 4 * 2**20)  # room for the database, not for the artifact
             api = Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])
-            started = api.run(yaml.safe_load(open(sys.argv[2])), {"text": "x" * 4_000_000})
+            started = api.run(yaml.safe_load(open(sys.argv[2])), {})
             run = api.await_state(started["run_id"])
             print(run["state"], run["error"]["message"])
         finally:
@@ -318,7 +329,7 @@ def test_a_run_that_fails_on_a_full_disk_names_the_disk(tmp_path):
     small = f"mount -t tmpfs -o size=260m tmpfs {shlex.quote(str(disk))}"
     if not shutil.which("unshare") or run(*private, "sh", "-c", small).returncode:
         pytest.skip("a small disk cannot be mounted here; to run it: Linux, as root or with user namespaces")
-    command = shlex.join([sys.executable, "-c", code, str(disk), str(tmp_path / "echo.yaml")])
+    command = shlex.join([sys.executable, "-c", code, str(disk), str(tmp_path / "much.yaml")])
     done = run(*private, "sh", "-c", f"{small} && exec {command}", cwd=ROOT)
     assert re.search(r"FAILED The disk of .*/sandbox is full \(\d MB are free\)\. Make room", done.stdout), done
 
