@@ -192,14 +192,13 @@ class Dispatcher:
 
     def _settle(self, run_id: str, reason: str) -> None:
         """See that a run whose worker is gone has ended, and that nothing of a deleted one is left."""
+        keep_only_logs(self.directory(run_id))  # first: on a full disk the database needs the room
         with self._store.writing() as session:
             run = session.exec(select(Run).where(Run.run_id == run_id)).first()
             if run is not None and run.state in STARTED:
                 _close(session, run, reason)
         if run is None:
             shutil.rmtree(self.directory(run_id), ignore_errors=True)
-        else:
-            keep_only_logs(self.directory(run_id))
 
     def _recover(self) -> None:
         """Close what an earlier server has left open, and delete what belonged to what was deleted."""

@@ -52,8 +52,8 @@ def work(
     if outcome.state == "FAILED" and (full := full_disk(sandbox)):
         outcome = Outcome("FAILED", f"{full} {outcome.error}")
     ended_early = stop.server_ended and outcome.state != "SUCCEEDED"
+    keep_only_logs(database.parent / "runs" / run_id)  # first: on a full disk the database needs the room
     _finish(store, run_id, Outcome("FAILED", SERVER_ENDED) if ended_early else outcome)
-    keep_only_logs(database.parent / "runs" / run_id)
     store.close()
 
 
