@@ -326,7 +326,7 @@ def test_a_run_that_fails_on_a_full_disk_names_the_disk(tmp_path):
             sandbox.down()
     """
     private = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.getuid() else [])]
-    small = f"mount -t tmpfs -o size=260m tmpfs {shlex.quote(str(disk))}"
+    small = f"mount -t tmpfs -o size=600m tmpfs {shlex.quote(str(disk))}"
     if not shutil.which("unshare") or run(*private, "sh", "-c", small).returncode:
         pytest.skip("a small disk cannot be mounted here; to run it: Linux, as root or with user namespaces")
     command = shlex.join([sys.executable, "-c", code, str(disk), str(tmp_path / "much.yaml")])

@@ -354,7 +354,7 @@ def test_a_disk_with_less_than_one_gb_has_room_for_many_buckets(tmp_path):
             sandbox.down()
     """
     private = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.getuid() else [])]
-    small = f"mount -t tmpfs -o size=256m tmpfs {shlex.quote(str(disk))}"
+    small = f"mount -t tmpfs -o size=600m tmpfs {shlex.quote(str(disk))}"
     if not shutil.which("unshare") or subprocess.run([*private, "sh", "-c", small], capture_output=True).returncode:
         pytest.skip("a small disk cannot be mounted here; to run it: Linux, as root or with user namespaces")
     command = [sys.executable, "-c", textwrap.dedent(code), str(disk)]
