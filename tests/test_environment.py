@@ -1,4 +1,4 @@
-"""The files that fix versions hold together, and the environments are made from them anywhere."""
+"""The files that fix versions agree, and the environments can be made from them in any folder."""
 
 import importlib.util
 import re
@@ -61,7 +61,7 @@ def test_every_package_in_the_lock_has_hashes_and_none_an_address(path):
     assert "://" not in lock and "--index" not in lock
 
 
-# What uv writes for one Python would lack a version that another one needs.
+# A lock that uv writes for one Python lacks versions that another Python needs.
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
 @pytest.mark.parametrize("machine", ["linux x86_64", "linux aarch64", "darwin arm64"])
 def test_a_component_gets_the_versions_of_the_lessons(pyproject, python, machine):
@@ -165,7 +165,7 @@ def test_an_environment_of_tasks_waits_for_a_uv_whose_parent_was_killed(tiny, tm
     killed.communicate()
 
 
-def test_what_a_notebook_has_set_does_not_lead_the_environment_of_tasks_astray(tiny, tmp_path, monkeypatch):
+def test_settings_of_a_notebook_do_not_change_the_environment_of_tasks(tiny, tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "uv").mkdir(parents=True)
     (elsewhere / "uv" / "__main__.py").write_text("raise SystemExit('not the uv of the lock')")
@@ -181,7 +181,7 @@ def test_what_a_notebook_has_set_does_not_lead_the_environment_of_tasks_astray(t
     assert [path.name for path in elsewhere.iterdir()] == ["uv"]
 
 
-def test_an_environment_of_tasks_that_cannot_be_made_says_what_uv_says_and_what_to_do(tiny):
+def test_an_environment_of_tasks_that_cannot_be_made_shows_the_error_of_uv_and_the_next_command(tiny):
     pinned = component_environment.REQUIREMENTS.read_text()
     component_environment.REQUIREMENTS.write_text(re.sub("sha256:[0-9a-f]{8}", "sha256:00000000", pinned))
     with pytest.raises(SandboxError, match=r"(?s)`uv pip sync` says:.*six.*-m workshop.sandbox.component_environment"):
@@ -242,7 +242,17 @@ def test_the_environment_is_made_in_a_path_with_a_space_while_another_one_is_act
     run = subprocess.run([command, "run", "05", *parameters], cwd=tmp_path, env=own, capture_output=True, text=True)
     subprocess.run([command, "sandbox", "reset", "--yes"], env=own, check=True)
     assert run.returncode == 0, run.stdout + run.stderr
-    shutil.rmtree(project_copy)
+
+    moved = project_copy.rename(tmp_path / "a moved clone")
+    again = subprocess.run(
+        ["make", "--directory", moved, ".venv/.ready"], env=environment, capture_output=True, text=True
+    )
+    assert f"this folder was moved or copied: its .venv was made for {project_copy}; making it again" in again.stdout
+    kfp = subprocess.run(
+        [moved / ".venv" / "bin" / "kfp", "--version"], env=environment, capture_output=True, text=True
+    )
+    assert kfp.returncode == 0, kfp.stderr
+    shutil.rmtree(moved)
 
 
 def test_an_unknown_argument_to_a_script_is_wrong_usage():
@@ -298,7 +308,7 @@ def _output(*command: str) -> str:
 
 
 def _caches() -> dict[str, str]:
-    """What the package clients of this machine need to find packages and their caches."""
+    """Return the variables with which pip and uv of this machine find packages and caches."""
     import os
 
     wanted = (

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -16,7 +17,7 @@ import psutil
 import pytest
 import requests
 import yaml
-from kfp import compiler
+from kfp import compiler, dsl
 
 from tests.support import simple
 from tests.support.api import Api, await_that
@@ -282,11 +283,22 @@ def test_a_lesson_that_fails_on_a_full_disk_names_the_disk(tmp_path, monkeypatch
     assert f"The disk of {work} is full (0 MB are free)" in result.error
 
 
+@dsl.component(**simple.OPTIONS)
+def write_much(table: dsl.Output[dsl.Dataset]):
+    with open(table.path, "wb") as file:
+        file.write(bytes(20 * 2**20))
+
+
+@dsl.pipeline(name="writes-much")
+def writes_much():
+    write_much()
+
+
 @pytest.mark.slow
 def test_a_run_that_fails_on_a_full_disk_names_the_disk(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    compiler.Compiler().compile(simple.echo, str(tmp_path / "echo.yaml"))
+    compiler.Compiler().compile(writes_much, str(tmp_path / "much.yaml"))
     code = """if True:
         import sys
         from pathlib import Path
@@ -305,19 +317,19 @@ def test_a_run_that_fails_on_a_full_disk_names_the_disk(tmp_path):
                 except OSError:
                     pass
             filler = open(disk / "filler", "r+b")
-            filler.truncate((disk / "filler").stat().st_size - 3 * 2**20)  # the database has room, artifacts have none
+            filler.truncate((disk / "filler").stat().st_size - 4 * 2**20)  # room for the database, not for the artifact
             api = Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])
-            started = api.run(yaml.safe_load(open(sys.argv[2])), {"text": "x" * 4_000_000})
+            started = api.run(yaml.safe_load(open(sys.argv[2])), {})
             run = api.await_state(started["run_id"])
             print(run["state"], run["error"]["message"])
         finally:
             sandbox.down()
     """
     private = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.getuid() else [])]
-    small = f"mount -t tmpfs -o size=260m tmpfs {shlex.quote(str(disk))}"
+    small = f"mount -t tmpfs -o size=600m tmpfs {shlex.quote(str(disk))}"
     if not shutil.which("unshare") or run(*private, "sh", "-c", small).returncode:
         pytest.skip("a small disk cannot be mounted here; to run it: Linux, as root or with user namespaces")
-    command = shlex.join([sys.executable, "-c", code, str(disk), str(tmp_path / "echo.yaml")])
+    command = shlex.join([sys.executable, "-c", code, str(disk), str(tmp_path / "much.yaml")])
     done = run(*private, "sh", "-c", f"{small} && exec {command}", cwd=ROOT)
     assert re.search(r"FAILED The disk of .*/sandbox is full \(\d MB are free\)\. Make room", done.stdout), done
 
@@ -345,6 +357,14 @@ def test_jupyterlab_without_a_home_that_can_be_written_is_one_line(tmp_path, wor
     assert "HOME=/some/folder make lab" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def listing(address: str) -> dict | None:
+    """Return a folder's contents; None while the server, which prints its address first, does not answer."""
+    try:
+        return requests.get(address, timeout=30).json()
+    except requests.ConnectionError:
+        return None
+
+
 @pytest.mark.slow
 def test_make_lab_serves_the_lessons_also_for_root(tmp_path):
     environment = os.environ | {"HOME": str(tmp_path), "BROWSER": "true"}
@@ -356,7 +376,7 @@ def test_make_lab_serves_the_lessons_also_for_root(tmp_path):
             assert line, said
             said += line
             address = re.search(r"http://127\.0\.0\.1:\d+/lab\?token=\w+", said)
-        listed = requests.get(address[0].replace("/lab", "/api/contents"), timeout=30).json()
+        listed = await_that(partial(listing, address[0].replace("/lab", "/api/contents")), "it does not answer")
         assert "00_start_here.ipynb" in [entry["name"] for entry in listed["content"]]
     finally:
         os.killpg(lab.pid, signal.SIGTERM)

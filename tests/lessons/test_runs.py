@@ -98,7 +98,7 @@ def test_lesson_02_alone_makes_another_repository_and_lets_the_nodes_pull(sandbo
 
 
 @pytest.mark.slow
-def test_lesson_09_alone_deletes_nothing_without_your_word_and_everything_with_it(sandbox, work, parameters):
+def test_lesson_09_alone_deletes_nothing_without_consent_and_everything_with_it(sandbox, work, parameters):
     sandbox.up()
     apply(sandbox.environment())
     boto3.Session().client("s3").create_bucket(Bucket=BUCKET)
@@ -312,7 +312,7 @@ def test_a_table_says_where_the_seconds_went(sandbox, tmp_path, workshop_command
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "wanted"), [("00", set()), ("03", set()), ("04", {"pandas", "kfp", "matplotlib"})])
 def test_a_lesson_imports_only_what_it_uses(s3, work, parameters, number, wanted):
-    """No lesson pays for a library that it does not need."""
+    """A lesson imports no library that it does not need."""
     lesson = toc.select([number])[0]
     notebook = nbformat.read(lesson.path, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell("import sys; print('LOADED', *sys.modules)"))
@@ -353,11 +353,11 @@ def without_what_varies(text: str) -> str:
     )
     uploads = r"(?m)^(uploaded \w+\.yaml as the version|the pipeline unzip-and-read has this as its version) .*\n"
     text = re.sub(uploads, "", text)
-    # Lesson 02: the registry, and what the nodes may do, are as they should be the second time.
+    # Lesson 02: the second time, the registry is there and the nodes have their permission.
     text = re.sub(r"(?m)^(made the repository|the repository|python-components keeps) .*\n", "", text)
     nodes = r"(?m)^(cluster kubeflow-demo| {2,6}\S.*|(attached|check_node_access|all nodes may|a pod with an).*)\n"
     text = re.sub(nodes, "", text)
-    text = re.sub(r"(?m)^ *\d+\.\d s  (unzip-func|csv-s3-reader|the run) .*\n", "", text)  # what depends on speed
+    text = re.sub(r"(?m)^ *\d+\.\d s  (unzip-func|csv-s3-reader|the run) .*\n", "", text)  # these lines depend on speed
     for line in said_once:
         text = text.replace(line, "")
     return text

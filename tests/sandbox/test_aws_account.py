@@ -1,4 +1,4 @@
-"""The emulated AWS account: what it is seeded with, and that it keeps what a reader did to it."""
+"""The emulated AWS account: its first contents, and that it keeps the changes of a reader."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_the_managed_policies_of_aws_can_be_attached(aws):
 
 
 @pytest.mark.slow
-def test_a_first_start_that_was_interrupted_is_made_good(sandbox):
+def test_the_next_start_completes_a_first_start_that_was_interrupted(sandbox):
     sandbox.up()
     sandbox.down()
     history = sandbox.directory / "aws-account" / "history.jsonl"
@@ -51,7 +51,7 @@ def test_a_first_start_that_was_interrupted_is_made_good(sandbox):
     assert clients(sandbox)("eks").list_clusters()["clusters"] == ["kubeflow-demo"]
 
 
-def test_it_keeps_what_was_done_to_it_and_forgets_what_only_read(sandbox):
+def test_it_keeps_requests_that_changed_something_and_drops_those_that_only_read(sandbox):
     sandbox.up()
     aws = clients(sandbox)
     aws("ecr").create_repository(repositoryName="kept")
@@ -72,7 +72,7 @@ def test_it_keeps_what_was_done_to_it_and_forgets_what_only_read(sandbox):
     assert "ListRoles" not in kept and "GetCallerIdentity" not in kept and "cut off" not in kept
 
 
-def test_connecting_brings_back_what_a_clean_up_has_deleted_of_the_cluster(sandbox):
+def test_up_makes_the_parts_of_the_cluster_that_a_clean_up_has_deleted(sandbox):
     sandbox.up()
     eks, iam = clients(sandbox)("eks"), clients(sandbox)("iam")
     iam.attach_role_policy(RoleName="kubeflow-demo-node", PolicyArn="arn:aws:iam::aws:policy/ReadOnlyAccess")
@@ -86,7 +86,7 @@ def test_connecting_brings_back_what_a_clean_up_has_deleted_of_the_cluster(sandb
     assert eks.describe_cluster(name="kubeflow-demo")["cluster"]["status"] == "ACTIVE"
 
 
-def test_kubectl_is_kept_from_the_clusters_of_this_machines_user(borrowing_sandbox):
+def test_kubectl_does_not_reach_the_clusters_of_the_reader(borrowing_sandbox):
     sandbox = borrowing_sandbox
     sandbox.up()
     config = yaml.safe_load(Path(sandbox.environment()["KUBECONFIG"]).read_text())

@@ -1,4 +1,4 @@
-"""`workshop sandbox ...` as it is typed."""
+"""The commands `workshop sandbox ...`, run as a reader runs them."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The sandbox when something goes wrong."""
+"""The sandbox after kills, on taken ports, and with damaged or missing files."""
 
 import json
 import os
@@ -182,7 +182,7 @@ def test_a_folder_deleted_while_up_leaves_no_orphan(sandbox):
 
 
 @pytest.mark.slow
-def test_a_folder_deleted_while_up_is_no_obstacle_to_down(sandbox):
+def test_down_stops_the_servers_of_a_folder_that_was_deleted_while_up(sandbox):
     sandbox.up()
     shutil.rmtree(sandbox.directory)
     assert sandbox.down() == NAMES
@@ -231,7 +231,7 @@ def test_reset_deletes_only_what_is_its_own(borrowing_sandbox):
 
 
 @pytest.mark.slow
-def test_keys_that_are_lost_while_up_are_replaced_on_both_sides(sandbox):
+def test_keys_that_are_lost_while_up_are_replaced_in_server_and_clients(sandbox):
     sandbox.up()
     (sandbox.directory / "identity.json").unlink()
     sandbox.up()
@@ -359,7 +359,7 @@ def test_a_disk_with_less_than_one_gb_has_room_for_many_buckets(tmp_path):
             sandbox.down()
     """
     private = ["unshare", "--mount", *(["--user", "--map-root-user"] if os.getuid() else [])]
-    small = f"mount -t tmpfs -o size=256m tmpfs {shlex.quote(str(disk))}"
+    small = f"mount -t tmpfs -o size=600m tmpfs {shlex.quote(str(disk))}"
     if not shutil.which("unshare") or subprocess.run([*private, "sh", "-c", small], capture_output=True).returncode:
         pytest.skip("a small disk cannot be mounted here; to run it: Linux, as root or with user namespaces")
     command = [sys.executable, "-c", textwrap.dedent(code), str(disk)]

@@ -14,7 +14,7 @@ def server_pid(sandbox) -> int:
 
 
 def worker_pids(sandbox) -> list[int]:
-    """Every process of the server's below it, its fork server and workers, but not their tasks."""
+    """Return the PIDs of the server's fork server and workers, without those of tasks."""
     children = psutil.Process(server_pid(sandbox)).children(recursive=True)
     return [child.pid for child in children if RUN_MARK not in environment(child)]
 

@@ -194,14 +194,13 @@ class Dispatcher:
 
     def _finalize(self, run_id: str, reason: str) -> None:
         """End a run whose worker process is gone. Delete the folder of a run that was deleted."""
+        self.folder(run_id).keep_only_logs()  # first, because on a full disk the database needs the room
         with self._store.writing() as session:
             run = session.exec(select(Run).where(Run.run_id == run_id)).first()
             if run is not None and run.state in STARTED:
                 close(session, run, reason)
         if run is None:
             self.folder(run_id).remove()
-        else:
-            self.folder(run_id).keep_only_logs()
 
     def _recover(self) -> None:
         """Close the unfinished runs of an earlier server, and delete the files of deleted runs."""
