@@ -20,74 +20,122 @@ ws_fail() { ws_note "$*"; exit 1; }
 ws_reject_usage() { ws_note "$*"; usage >&2; exit 2; }
 ws_report_missing() { ws_note "$*"; exit 3; }
 
-# Takes the settings that the environment does not have from settings.env, then the versions from versions.env.
-# WORKSHOP_SETTINGS names another file than settings.env.
+# The table of settings. The comments at its head explain the columns.
+SETTINGS_TABLE=$PROJECT/workshop/settings.tsv
+
+# Sets the variable of each setting: from the environment, else from settings.env, else from its default. Exports a value
+# of the environment or the file. WORKSHOP_SETTINGS names another file than settings.env. workshop/settings.py does the
+# same in Python and describes the grammar of the file; a test compares both.
 ws_read_settings() {
-  local settings=${WORKSHOP_SETTINGS:-$PROJECT/settings.env}
-  # The environment wins over the file, under either name of the region.
-  if [ -z "${AWS_DEFAULT_REGION:-}" ] && [ -n "${AWS_REGION:-}" ]; then export AWS_DEFAULT_REGION=$AWS_REGION; fi
-  if [ -f "$settings" ]; then ws_read_variables "$settings"; fi
-  ws_read_variables "$PROJECT/versions.env"
-  : "${CLUSTER_NAME:=kubeflow-demo}" "${NODE_TYPE:=m6i.xlarge}" "${NODE_COUNT:=2}" "${NODE_SPOT:=false}"
-  : "${COMPONENT_REPOSITORY:=python-components}" "${KUBEFLOW_NAMESPACE:=kubeflow-user-example-com}"
-  : "${SERVICE_ACCOUNT:=default-editor}" "${WORKSHOP_BUCKET:=}"
-  # An empty region is none: the AWS CLI would take it for one.
-  # Version 2 of it prefers AWS_REGION, version 1 does not know it; so both say the same.
-  if [ -n "${AWS_DEFAULT_REGION:-}" ]; then
+  local LC_ALL name where default example accept refuse must meaning settings=" " versions
+  LC_ALL=C # [a-z] is ASCII, whatever the language of the terminal
+  versions=$'\n'$(<"$PROJECT/versions.env")
+  AWS_DEFAULT_REGION=${AWS_DEFAULT_REGION:-${AWS_REGION:-}}
+  ws_read_settings_file "${WORKSHOP_SETTINGS:-$PROJECT/settings.env}"
+  # shellcheck disable=SC2034  # example and meaning are for others
+  while IFS=$'\t' read -r name where default example accept refuse must meaning; do
+    if [ "$where" != file ]; then continue; fi
+    settings="$settings$name "
+    case "$default" in
+      -) default="" ;;
+      versions.env) default=${versions#*$'\n'"$name="} default=${default%%$'\n'*} ;;
+    esac
+    if [ -n "${!name:-}" ]; then ws_check_value "$name" "${!name}" ""; else printf -v "$name" %s "$default"; fi
+  done <"$SETTINGS_TABLE"
+  # The other versions are facts of this project: a variable of the same name in the environment means something else.
+  while IFS= read -r name; do
+    case "$name" in "" | \#*) continue ;; esac
+    case "$settings" in *" ${name%%=*} "*) ;; *) printf -v "${name%%=*}" %s "${name#*=}" ;; esac
+  done <"$PROJECT/versions.env"
+  # The AWS CLI takes an empty region for a region. Version 2 prefers AWS_REGION, and version 1 does not read it.
+  if [ -n "$AWS_DEFAULT_REGION" ]; then
     export AWS_DEFAULT_REGION AWS_REGION="$AWS_DEFAULT_REGION"
   else
     unset AWS_DEFAULT_REGION AWS_REGION
   fi
-  local name
-  for name in CLUSTER_NAME NODE_TYPE NODE_COUNT NODE_SPOT COMPONENT_REPOSITORY KUBEFLOW_NAMESPACE SERVICE_ACCOUNT \
-    WORKSHOP_BUCKET AWS_DEFAULT_REGION; do
-    ws_check_name "$name"
-  done
 }
 
-# Exports the variables of a file of NAME=VALUE lines that are not set yet. The file is read, not run.
-ws_read_variables() {
-  local line number=0 name value
+# ws_read_settings_file FILE: exports the settings of a file that the environment does not set. The file is read, not run.
+ws_read_settings_file() {
+  local line number=0 place name value names=" " where default accept refuse must meaning
+  if ! [ -e "$1" ]; then return; fi
+  if [ -d "$1" ] || ! [ -r "$1" ]; then ws_reject_usage "$1 cannot be read; it must be a text file."; fi
   while IFS= read -r line || [ -n "$line" ]; do
     number=$((number + 1))
+    place="$1, line $number"
+    if [ "$number" = 1 ]; then line=${line#$'\xef\xbb\xbf'}; fi # Windows writes this mark in front of UTF-8
     line=${line%$'\r'}
-    case "$line" in "" | \#*) continue ;; esac
-    name=${line%%=*} value=${line#*=}
-    if [ "$name" = "$line" ] || ! [[ $name =~ ^[A-Z][A-Z0-9_]*$ ]]; then
-      ws_reject_usage "$1, line $number, is not NAME=VALUE"
-    fi
-    case "$name" in *SECRET* | *PASSWORD* | *TOKEN* | *_KEY | AWS_ACCESS_KEY_ID)
-      ws_reject_usage "$1, line $number: $name does not belong into a file; log in with \`aws configure sso\` instead" ;;
+    case ${line//$'\t'/ } in *[[:cntrl:]]*)
+      ws_reject_usage "$place, holds a control character. Save the file as plain text in UTF-8." ;;
     esac
-    case "$value" in \"*\" | \'*\') value=${value#?} value=${value%?} ;; esac
-    if [ -z "${!name:-}" ]; then export "$name=$value"; fi
-  done <"$1"
+    line=${line#"${line%%[![:blank:]]*}"} line=${line%"${line##*[![:blank:]]}"}
+    case "$line" in "" | \#*) continue ;; esac
+    name=${line%%=*}
+    if [ "$name" = "$line" ] || ! [[ $name =~ ^[A-Z][A-Z0-9_]*$ ]]; then
+      ws_reject_usage "$place, is not NAME=VALUE. Write one setting a line, without \`export\`."
+    fi
+    if ! ws_find_setting "$name"; then
+      ws_reject_usage "$place: $name is not a setting. Delete the line; docs/settings.md lists the settings."
+    elif [ "$where" != file ]; then
+      ws_reject_usage "$place: $name does not belong in this file. $meaning"
+    fi
+    value=${line#*=}
+    ws_unquote "${value#"${value%%[![:blank:]]*}"}" "$place: $name"
+    case "$names" in *" $name:"*)
+      names=${names##* "$name":}
+      ws_reject_usage "$place: line ${names%% *} sets $name already. Delete one of them." ;;
+    esac
+    names="$names$name:$number "
+    if [ -n "${!name:-}" ] || [ -z "$value" ]; then continue; fi
+    # The sandbox has keys of its own, and no profiles.
+    if [ "$name ${WORKSHOP_CONNECTED:-}" = "AWS_PROFILE sandbox" ]; then continue; fi
+    ws_check_value "$name" "$value" "$place: "
+    export "$name=$value"
+  done < <(LC_ALL=C tr '\000' '\001' <"$1") # read would drop a zero byte
 }
 
-# Ends the script with 2 when a setting is not a name that its owner takes. Empty is for ws_require_setting.
+# ws_unquote TEXT PLACE: sets `value` to the value that stands after = in a line, without its quotes or the comment behind it.
+ws_unquote() {
+  local quote=${1:0:1} rest
+  value=$1
+  case "$quote" in
+    \' | \")
+      value=${value:1}
+      rest=${value#*"$quote"}
+      if [ "$rest" = "$value" ]; then ws_reject_usage "$2 begins with a quote that nothing closes. Leave the quotes out."; fi
+      value=${value%%"$quote"*} rest=${rest#"${rest%%[![:blank:]]*}"}
+      case "$rest" in "" | \#*) ;; *) ws_reject_usage "$2 has text after its closing quote. Leave the quotes out." ;; esac ;;
+    \#) value="" ;;
+    *) value=${value%%[[:blank:]]#*} value=${value%"${value##*[![:blank:]]}"} ;;
+  esac
+}
+
+# ws_find_setting NAME: sets the caller's variables where, default, accept, refuse, must and meaning from the table. False
+# when the table has no such setting.
+ws_find_setting() {
+  local name example
+  # shellcheck disable=SC2034  # for the caller
+  while IFS=$'\t' read -r name where default example accept refuse must meaning; do
+    if [ "$name" = "$1" ]; then return; fi
+  done <"$SETTINGS_TABLE"
+  return 1
+}
+
+# ws_check_value NAME VALUE PLACE: ends the script with 2 when the caller's rule (accept, refuse, must) refuses a value.
+ws_check_value() {
+  local hint="" whole="^($accept)\$"
+  case "$2" in *[[:cntrl:]]*) ;; *)
+    if [[ $2 =~ $whole ]] && { [ "$refuse" = - ] || ! [[ $2 =~ $refuse ]]; }; then return; fi ;;
+  esac
+  case "$2" in \'* | \"*) hint=" Quotes are part of the value: leave them out." ;; esac
+  ws_reject_usage "$3$1 is \"${2//[[:cntrl:]]/?}\"; it must be $must.$hint"
+}
+
+# ws_check_name NAME: ends the script with 2 when a setting has a value that its rule refuses. Empty is for ws_require_setting.
 ws_check_name() {
-  local value=${!1:-} rule="" means=""
-  case "$1" in
-    # https://docs.aws.amazon.com/eks/latest/APIReference/API_CreateCluster.html; a CloudFormation stack begins with a letter.
-    CLUSTER_NAME) rule='^[A-Za-z][A-Za-z0-9-]{0,99}$' means="up to 100 letters, digits and hyphens, a letter first" ;;
-    NODE_TYPE) rule='^[a-z][a-z0-9-]*\.[a-z0-9-]+$' means="an EC2 instance type such as m6i.xlarge" ;;
-    NODE_COUNT) rule='^[1-9][0-9]?$' means="a number from 1 to 99" ;;
-    NODE_SPOT) rule='^(true|false)$' means="true or false" ;;
-    # https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_CreateRepository.html
-    COMPONENT_REPOSITORY) rule='^[a-z0-9]+([._/-][a-z0-9]+)*$' means="lower-case letters and digits, with single . _ - / between" ;;
-    # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
-    KUBEFLOW_NAMESPACE | SERVICE_ACCOUNT)
-      rule='^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$' means="up to 63 lower-case letters, digits and hyphens" ;;
-    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
-    WORKSHOP_BUCKET) rule='^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$' means="3 to 63 lower-case letters, digits, hyphens and dots" ;;
-    AWS_DEFAULT_REGION) rule='^[a-z]{2,}(-[a-z]+)+-[0-9]+$' means="an AWS region such as us-east-1" ;;
-  esac
-  if [ -n "$value" ] && ! [[ $value =~ $rule ]]; then
-    ws_reject_usage "$1 is \"$value\"; it must be $means. Quotes are part of a value: leave them out."
-  fi
-  case "$1 $value" in WORKSHOP_BUCKET\ *..* | WORKSHOP_BUCKET\ *.-* | WORKSHOP_BUCKET\ *-.*)
-    ws_reject_usage "$1 is \"$value\"; dots in a bucket's name stand alone, between letters or digits" ;;
-  esac
+  local LC_ALL where default accept refuse must meaning
+  LC_ALL=C
+  if ws_find_setting "$1" && [ -n "${!1:-}" ]; then ws_check_value "$1" "${!1}" ""; fi
 }
 
 # ws_require_setting NAME WHAT: ends the script with 2 when a setting that this step cannot do without is empty.

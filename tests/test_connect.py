@@ -8,14 +8,16 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from workshop.connect import BUCKET_NAME, Settings, TargetError, connect
+from workshop import settings
+from workshop.connect import TargetError, connect
 from workshop.sandbox import Sandbox, apply
 from workshop.sandbox.registry import what_is_missing
+from workshop.settings import SettingsError
 
 
 @pytest.fixture
 def emulated_aws(shared_sandbox):
-    """Stand in for AWS with the sandbox's emulated account, as a target sees it that knows nothing of the sandbox."""
+    """Stand in for AWS with the sandbox's emulated account. The target is told nothing else of the sandbox."""
     environment = shared_sandbox.environment()
     apply({name: environment[name] for name in ("AWS_ENDPOINT_URL", "NO_PROXY", "no_proxy")})  # moto has an S3, too
     apply({"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "a secret that is never shown"})
@@ -36,10 +38,10 @@ def test_the_default_target_is_the_sandbox_and_it_is_started(sandbox, capsys):
 def test_the_default_bucket_is_valid_and_each_sandbox_has_its_own(tmp_path):
     buckets = {Sandbox(tmp_path / name).bucket for name in ("one", "two", "one")}
     assert len(buckets) == 2
-    assert all(BUCKET_NAME.fullmatch(bucket) for bucket in buckets)
+    assert all(settings.table()["WORKSHOP_BUCKET"].accepts(bucket) for bucket in buckets)
 
 
-def test_real_credentials_in_the_environment_are_used_by_nothing(s3):
+def test_nothing_uses_real_credentials_of_the_environment(s3):
     apply({"AWS_PROFILE": "production", "AWS_SESSION_TOKEN": "token", "AWS_ENDPOINT_URL_STS": "http://127.0.0.1:1"})
     apply({"AWS_ROLE_ARN": "arn:aws:iam::1:role/x", "KF_PIPELINES_ENDPOINT": "http://127.0.0.1:1"})
     apply({"KF_PIPELINES_UI_ENDPOINT": "http://127.0.0.1:1"})
@@ -55,7 +57,7 @@ def test_real_credentials_in_the_environment_are_used_by_nothing(s3):
     assert os.environ["KF_PIPELINES_ENDPOINT"] != "http://127.0.0.1:1"
 
 
-def test_keys_in_the_environment_of_whoever_starts_the_sandbox_open_nothing(sandbox):
+def test_keys_in_the_environment_that_starts_the_sandbox_open_nothing(sandbox):
     apply({"AWS_ACCESS_KEY_ID": "REALKEY", "AWS_SECRET_ACCESS_KEY": "a real secret", "AWS_REGION": "eu-west-1"})
     sandbox.up()
     assert "REALKEY" not in "".join(sandbox.logs(1000).values())
@@ -69,7 +71,8 @@ def test_settings_are_read_from_a_file_and_the_environment_wins(tmp_path):
     file = tmp_path / "my-settings.env"
     file.write_text("WORKSHOP_TARGET=eks\nWORKSHOP_BUCKET=from-the-file\n")
     apply({"WORKSHOP_SETTINGS": str(file), "WORKSHOP_BUCKET": "from-the-environment"})
-    assert (Settings.read().target, Settings.read().bucket) == ("eks", "from-the-environment")
+    found = settings.read()
+    assert (found.workshop_target, found.workshop_bucket) == ("eks", "from-the-environment")
 
 
 def test_the_profile_files_of_this_machine_are_not_read(s3, tmp_path):
@@ -92,9 +95,9 @@ def test_children_of_the_process_reach_the_same_s3(s3, bucket):
     assert bucket in done.stdout
 
 
-def test_an_unknown_target_is_named_with_those_that_exist():
+def test_an_unknown_target_is_refused_with_the_list_of_targets():
     apply({"WORKSHOP_TARGET": "minikube"})
-    with pytest.raises(TargetError, match=r"'minikube'.*sandbox, kind, eks, in-cluster"):
+    with pytest.raises(SettingsError, match=r'"minikube".*sandbox, kind, eks, in-cluster'):
         connect()
 
 
@@ -113,16 +116,16 @@ def test_a_cluster_without_settings_says_everything_that_is_missing():
         assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("bucket", ["'my-bucket'", "My-Bucket", "a", "1.2.3.4", "a..b", "under_score"])
+@pytest.mark.parametrize("bucket", ["'my-bucket'", "My-Bucket", "a", "1.2.3.4", "a..b", "a.-b", "under_score"])
 def test_a_bucket_name_that_s3_does_not_take_is_refused(bucket):
     apply({"WORKSHOP_TARGET": "eks", "WORKSHOP_BUCKET": bucket, "AWS_DEFAULT_REGION": "us-east-1"})
-    with pytest.raises(TargetError, match="WORKSHOP_BUCKET is"):
+    with pytest.raises(SettingsError, match="WORKSHOP_BUCKET is"):
         connect()
 
 
-def test_quotes_in_a_value_are_named_as_the_trouble():
+def test_the_message_names_quotes_in_a_value():
     apply({"WORKSHOP_TARGET": "eks", "WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "'us-east-1'"})
-    with pytest.raises(TargetError, match="Leave out the quotes"):
+    with pytest.raises(SettingsError, match="Quotes are part of the value: leave them out"):
         connect()
 
 
@@ -143,6 +146,7 @@ def test_eks_takes_account_and_registry_from_aws(emulated_aws, capsys):
     apply({"WORKSHOP_TARGET": "eks", "WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "eu-west-1"})
     target = connect()
     assert (target.account, target.region, target.bucket) == ("123456789012", "eu-west-1", "my-bucket")
+    assert (target.cluster, target.repository) == ("kubeflow-demo", "python-components")
     assert os.environ["REGISTRY"] == "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
     assert target.s3.startswith("Amazon S3, eu-west-1 (")
     assert "a secret that is never shown" not in capsys.readouterr().out
@@ -179,7 +183,7 @@ def test_kind_with_an_s3_of_its_own_needs_no_aws_account(s3):
 def test_an_endpoint_that_is_no_url_is_refused(url):
     apply({"WORKSHOP_TARGET": "kind", "WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "us-east-1"})
     apply({"KF_PIPELINES_ENDPOINT": url})
-    with pytest.raises(TargetError, match=r"KF_PIPELINES_ENDPOINT is .*; it must be like http://HOST:PORT"):
+    with pytest.raises(SettingsError, match=r"KF_PIPELINES_ENDPOINT is .*; it must be like http://HOST:PORT"):
         connect()
 
 
@@ -189,3 +193,26 @@ def test_an_s3_that_does_not_answer_is_an_error():
     apply({"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "s"})
     with pytest.raises(TargetError, match="S3 does not answer"):
         connect()
+
+
+def test_cluster_repository_and_profile_come_from_the_settings(emulated_aws, tmp_path, capsys):
+    file = tmp_path / "my-settings.env"
+    file.write_text("CLUSTER_NAME=mine\nCOMPONENT_REPOSITORY=team/components\nAWS_PROFILE=nobody\nNODE_COUNT=3\n")
+    apply({"WORKSHOP_SETTINGS": str(file), "WORKSHOP_TARGET": "eks", "WORKSHOP_BUCKET": "my-bucket"})
+    apply({"AWS_DEFAULT_REGION": "eu-west-1"})
+    with pytest.raises(TargetError, match="nobody"):
+        connect()
+    apply({"AWS_PROFILE": None})
+    file.write_text(file.read_text().replace("AWS_PROFILE=nobody\n", ""))
+    target = connect()
+    assert (target.cluster, target.repository, target.settings.node_count) == ("mine", "team/components", 3)
+    shown = capsys.readouterr().out
+    assert "cluster     mine" in shown and "repository  team/components" in shown
+
+
+def test_the_sandbox_ignores_a_profile_of_the_settings(s3, tmp_path):
+    file = tmp_path / "my-settings.env"
+    file.write_text("AWS_PROFILE=production\n")
+    apply({"WORKSHOP_SETTINGS": str(file)})
+    assert connect().account == "123456789012"
+    assert "AWS_PROFILE" not in os.environ

@@ -15,7 +15,7 @@ def compiled(tmp_path):
     return path
 
 
-def test_tasks_artifacts_and_what_passes_between_them_are_read(compiled):
+def test_the_graph_holds_tasks_artifacts_and_the_values_between_them(compiled):
     graph = read_graph(compiled)
     table = ("csv-s3-reader", "table")
     assert {node: data["kind"] for node, data in graph.nodes(data=True)} == {
@@ -53,7 +53,7 @@ def test_an_artifact_that_a_task_reads_and_an_order_without_data_are_edges(tmp_p
     assert set(graph.edges) == {("make", ("make", "data")), (("make", "data"), "use"), ("use", "last")}
 
 
-def test_the_picture_says_in_words_what_it_shows(compiled):
+def test_the_picture_has_a_text_that_describes_it(compiled):
     image = draw_pipeline(compiled)
     assert image.data.startswith(b"\x89PNG")
     assert "unzip-func leads to csv-s3-reader by csv_path" in image.alt
@@ -61,7 +61,7 @@ def test_the_picture_says_in_words_what_it_shows(compiled):
 
 
 @pytest.mark.parametrize("text", ["", "a: 1", "- 1", "kind: Workflow"])
-def test_a_file_that_is_not_a_compiled_pipeline_is_named(tmp_path, text):
+def test_an_error_names_a_file_that_is_not_a_compiled_pipeline(tmp_path, text):
     (tmp_path / "other.yaml").write_text(text)
     with pytest.raises(WorkshopError, match=r"other\.yaml is not a compiled pipeline"):
         read_graph(tmp_path / "other.yaml")

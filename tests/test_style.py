@@ -27,7 +27,7 @@ def test_shellcheck_finds_nothing_in_any_script():
 
 
 def test_the_readme_lists_the_lessons_as_the_table_of_contents_does():
-    assert toc.readme_table() in (ROOT / "README.md").read_text(), "run `workshop toc`"
+    assert toc.readme_table() in (ROOT / "README.md").read_text(), "run `workshop generate`"
 
 
 def test_pipelines_imports_neither_workshop_nor_what_a_component_image_lacks():

@@ -80,9 +80,9 @@ def check() -> None:
         raise typer.Exit(1)
 
 
-@app.command("toc")
-def write_toc() -> None:
-    """Write what is generated from notebooks/toc.yml: navigation, and the README's table."""
+@app.command()
+def generate() -> None:
+    """Write the generated files: navigation, the README's table, settings.env.template, and docs/settings.md."""
     from workshop.toc import write_generated
 
     changed = write_generated()
@@ -191,10 +191,11 @@ def _leave_out_slow_grammar() -> None:
 
 def _start_sandbox_meanwhile():
     """Start the sandbox in the background, if it is the target: importing papermill takes as long as that."""
-    from workshop.connect import Settings, target_name
+    from workshop import settings
+    from workshop.connect import target_name
     from workshop.sandbox import Sandbox
 
-    if target_name(Settings.read()) != "sandbox":
+    if target_name(settings.read()) != "sandbox":
         return None
     print("starting the sandbox", flush=True)
     return ThreadPoolExecutor(max_workers=1).submit(Sandbox().up)

@@ -1,61 +1,29 @@
 """Which cluster a lesson talks to.
 
-A target is nothing more than a set of environment variables that boto3, the AWS CLI and the kfp SDK read by
-themselves. `connect()` finds out which target is meant, sets those variables for this process and its children,
-and shows where the lesson is running.
+A target is a set of environment variables that boto3, the AWS CLI and the kfp SDK read by themselves. `connect()`
+chooses the target from the settings, sets the variables for this process and its children, and prints the target.
 """
 
 import atexit
-import http.client
 import os
 import re
 import shlex
 import shutil
 import sys
 import tempfile
-import urllib.error
-import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
-
-from pydantic import AliasChoices, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from workshop.errors import WorkshopError
 from workshop.project import ROOT
+from workshop.settings import CONNECTED, Settings, read, table
 
-TARGETS = ("sandbox", "kind", "eks", "in-cluster")
-# https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
-BUCKET_NAME = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)(?!.*\.\.)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-REGION_NAME = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+")
-# What a plain Kubeflow installation serves inside its cluster, on the platform and standalone alike.
+# The address of Kubeflow Pipelines inside the cluster. The full platform and Pipelines alone use the same address.
 IN_CLUSTER_PIPELINES = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
-# The target that this process is connected to.
-CONNECTED = "WORKSHOP_CONNECTED"
 
 
 class TargetError(WorkshopError):
-    """The target is unknown, or what it needs is missing or wrong."""
-
-
-class Settings(BaseSettings):
-    """What the reader configured: environment variables first, then `settings.env` in the project folder."""
-
-    model_config = SettingsConfigDict(extra="ignore")
-
-    target: str = Field("", validation_alias="WORKSHOP_TARGET")
-    bucket: str = Field("", validation_alias="WORKSHOP_BUCKET")
-    region: str = Field("", validation_alias=AliasChoices("AWS_DEFAULT_REGION", "AWS_REGION"))
-    registry: str = Field("", validation_alias="REGISTRY")
-    component_image: str = Field("", validation_alias="COMPONENT_IMAGE")
-    s3_endpoint: str = Field("", validation_alias="AWS_ENDPOINT_URL_S3")
-    pipelines_endpoint: str = Field("", validation_alias="KF_PIPELINES_ENDPOINT")
-
-    @classmethod
-    def read(cls) -> "Settings":
-        """Read the settings; `WORKSHOP_SETTINGS` names another file than `settings.env`."""
-        return cls(_env_file=os.environ.get("WORKSHOP_SETTINGS") or ROOT / "settings.env")
+    """The target lacks a setting or credentials, or one of its services does not answer."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +31,26 @@ class Target:
     """Where a lesson runs.
 
     Attributes:
-        name: one of `TARGETS`.
+        name: `sandbox`, `kind`, `eks` or `in-cluster`.
         account: AWS account number, or "" where there is none.
         region: AWS region.
-        bucket: the S3 bucket that lessons use when the reader names none.
-        s3: what answers for S3.
-        pipelines: what answers for Kubeflow Pipelines.
+        bucket: the S3 bucket that lessons use when their parameter `bucket` is empty.
+        cluster: the name of the cluster that lessons use when their parameter `cluster` is empty.
+        repository: the repository of the component image, when the parameter `repository` is empty.
+        s3: the S3 service that answers, as text for the reader.
+        pipelines: the Kubeflow Pipelines that answers, as text for the reader.
+        settings: the value of every setting. `str()` leaves it out.
     """
 
     name: str
     account: str
     region: str
     bucket: str
+    cluster: str
+    repository: str
     s3: str
     pipelines: str
+    settings: Settings = field(repr=False)
 
     def __str__(self) -> str:
         rows = {
@@ -84,26 +58,29 @@ class Target:
             "account": self.account or "none",
             "region": self.region,
             "bucket": self.bucket,
+            "cluster": self.cluster,
+            "repository": self.repository,
             "S3": self.s3,
             "Pipelines": self.pipelines,
         }
-        return "\n".join(f"{label:<11}{value}" for label, value in rows.items())
+        return "\n".join(f"{label:<12}{value}" for label, value in rows.items())
 
 
 def connect() -> Target:
-    """Connect this process and its children to the target, and print where that is.
+    """Connect this process and its children to the target, and print the target.
 
-    The target is `WORKSHOP_TARGET`, or `in-cluster` inside a Kubeflow notebook server, or else the sandbox, which is
-    started if it is not running.
+    The target is `WORKSHOP_TARGET`. Without that setting, the target is `in-cluster` inside a Kubeflow notebook server,
+    and the sandbox elsewhere. `connect()` starts the sandbox if it is not running.
 
     Returns:
-        The target, for its bucket and region.
+        The target. Lessons take its bucket, region, cluster and repository where their own parameters are empty.
 
     Raises:
-        TargetError: the target is unknown, or something that it needs is missing, wrong or refused.
+        workshop.settings.SettingsError: a setting has a value that its rule refuses.
+        TargetError: the target lacks something, or a service refuses or does not answer.
         workshop.sandbox.SandboxError: the sandbox does not start.
     """
-    settings = Settings.read()
+    settings = read()
     name = target_name(settings)
     _put_own_programs_on_path()
     if settings.component_image:
@@ -117,14 +94,12 @@ def connect() -> Target:
 
 
 def target_name(settings: Settings) -> str:
-    """Return the name of the target that is meant.
+    """Return the name of the target that the settings choose.
 
     Raises:
-        TargetError: there is no such target, or this process is connected to another one.
+        TargetError: this process is connected to another target.
     """
-    name = settings.target or ("in-cluster" if _inside_kubeflow() else "sandbox")
-    if name not in TARGETS:
-        raise TargetError(f"WORKSHOP_TARGET is {name!r}; it must be one of: {', '.join(TARGETS)}.")
+    name = settings.workshop_target or ("in-cluster" if _inside_kubeflow() else "sandbox")
     connected = os.environ.get(CONNECTED, name)
     if connected != name:
         raise TargetError(
@@ -138,7 +113,7 @@ def _connect_sandbox(settings: Settings) -> Target:
     from workshop.sandbox import Sandbox, apply, use_task_packages
 
     sandbox = Sandbox()
-    bucket = _valid_bucket(settings.bucket or sandbox.bucket)
+    bucket = settings.workshop_bucket or sandbox.bucket
     sandbox.up()
     apply(sandbox.environment())
     use_task_packages(sandbox.task_packages())
@@ -147,48 +122,54 @@ def _connect_sandbox(settings: Settings) -> Target:
         account=_account(),
         region=os.environ["AWS_DEFAULT_REGION"],
         bucket=bucket,
+        cluster=settings.cluster_name,
+        repository=settings.component_repository,
         s3=f"{os.environ['AWS_ENDPOINT_URL_S3']} (SeaweedFS)",
-        # The rest of its address is a secret: whoever knows it can run code.
+        # The path of the address is a secret: anyone who knows the path can run code.
         pipelines=f"{os.environ['KF_PIPELINES_ENDPOINT'].rpartition('/')[0]} (the sandbox's Pipelines API)",
+        settings=settings,
     )
 
 
 def _connect_cluster(name: str, settings: Settings) -> Target:
-    region = settings.region or _profile_region()
+    if settings.aws_profile:
+        os.environ["AWS_PROFILE"] = settings.aws_profile
+    region = settings.aws_default_region or _profile_region()
     _check_cluster_settings(name, settings, region)
-    pipelines = settings.pipelines_endpoint or (IN_CLUSTER_PIPELINES if name == "in-cluster" else "")
-    configured = {
-        "AWS_DEFAULT_REGION": region,
-        "AWS_ENDPOINT_URL_S3": settings.s3_endpoint,
-        # Not the default of a notebook server: told a host, kfp.Client() leaves the service account's token unread.
-        "KF_PIPELINES_ENDPOINT": settings.pipelines_endpoint,
-        "REGISTRY": settings.registry,
-    }
-    os.environ.update({variable: value for variable, value in configured.items() if value})
+    pipelines = settings.kf_pipelines_endpoint or (IN_CLUSTER_PIPELINES if name == "in-cluster" else "")
+    # In a notebook server, KF_PIPELINES_ENDPOINT stays unset: with a host, kfp.Client() does not read the token of the
+    # service account.
+    os.environ.update(settings.environment() | {"AWS_DEFAULT_REGION": region, "AWS_REGION": region})
+    if settings.registry:
+        os.environ["REGISTRY"] = settings.registry
     _check_credentials(name)
-    # A kind cluster need not have anything to do with AWS.
-    account = "" if name == "kind" and settings.s3_endpoint else _account()
+    # A kind cluster with an S3 of its own needs no AWS account.
+    account = "" if name == "kind" and settings.aws_endpoint_url_s3 else _account()
     if account and not settings.registry:
         os.environ["REGISTRY"] = f"{account}.dkr.ecr.{region}.amazonaws.com"
+    bucket = settings.workshop_bucket
     return Target(
         name=name,
         account=account,
         region=region,
-        bucket=settings.bucket,
-        s3=f"{_without_password(settings.s3_endpoint) or f'Amazon S3, {region}'} ({_bucket_state(settings.bucket)})",
+        bucket=bucket,
+        cluster=settings.cluster_name,
+        repository=settings.component_repository,
+        s3=f"{_without_password(settings.aws_endpoint_url_s3) or f'Amazon S3, {region}'} ({_bucket_state(bucket)})",
         pipelines=f"{_without_password(pipelines)} ({_pipelines_answer(pipelines)})" if pipelines else "not configured",
+        settings=settings,
     )
 
 
 def _check_cluster_settings(name: str, settings: Settings, region: str) -> None:
     missing = []
-    if not settings.bucket:
+    if not settings.workshop_bucket:
         missing.append(
             "WORKSHOP_BUCKET, the S3 bucket to use (S3 bucket names are unique in the world: choose your own)"
         )
     if not region:
         missing.append("AWS_DEFAULT_REGION, the AWS region, such as us-east-1")
-    if name == "kind" and not settings.pipelines_endpoint:
+    if name == "kind" and not settings.kf_pipelines_endpoint:
         missing.append(
             "KF_PIPELINES_ENDPOINT, such as http://localhost:8080 after "
             "`kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80`"
@@ -196,42 +177,11 @@ def _check_cluster_settings(name: str, settings: Settings, region: str) -> None:
     if missing:
         listed = "\n".join(f"  {line}" for line in missing)
         raise TargetError(f"the target {name!r} needs, as environment variables or in settings.env:\n{listed}")
-    _valid_bucket(settings.bucket)
-    if not REGION_NAME.fullmatch(region):
-        raise TargetError(
-            f"AWS_DEFAULT_REGION is {region!r}, which is not a region name such as us-east-1.{_quotes(region)}"
-        )
-    for variable, url in (
-        ("KF_PIPELINES_ENDPOINT", settings.pipelines_endpoint),
-        ("AWS_ENDPOINT_URL_S3", settings.s3_endpoint),
-    ):
-        if url and not _is_url(url):
-            raise TargetError(f"{variable} is {url!r}; it must be like http://HOST:PORT or https://HOST.{_quotes(url)}")
-
-
-def _valid_bucket(bucket: str) -> str:
-    if not BUCKET_NAME.fullmatch(bucket):
-        raise TargetError(
-            f"WORKSHOP_BUCKET is {bucket!r}, which S3 does not take as a bucket name: 3 to 63 lower-case letters, "
-            f"digits, hyphens and dots, starting and ending with a letter or digit.{_quotes(bucket)}"
-        )
-    return bucket
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
+    table()["AWS_DEFAULT_REGION"].check(region)  # it may come from the AWS profile
 
 
 def _without_password(url: str) -> str:
     return re.sub(r"//[^/@]*@", "//", url)
-
-
-def _quotes(value: str) -> str:
-    return " Leave out the quotes: they are part of the value." if value.strip("'\"") != value else ""
 
 
 def _check_credentials(name: str) -> None:
@@ -252,14 +202,15 @@ def _check_credentials(name: str) -> None:
 
 
 def _account() -> str:
-    """Ask AWS who we are; the one call that every identity may make."""
+    """Return the number of the AWS account. STS answers this call to every identity, whatever its rights."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
     config = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
     try:
-        return boto3.Session().client("sts", config=config).get_caller_identity()["Account"]
+        account: str = boto3.Session().client("sts", config=config).get_caller_identity()["Account"]
+        return account
     except ClientError as error:
         code = error.response["Error"]["Code"]
         raise TargetError(
@@ -271,7 +222,7 @@ def _account() -> str:
 
 
 def _forget_old_credentials() -> None:
-    """Let `boto3.client` look again: its default session keeps the credentials that it found first."""
+    """Make `boto3.client` look for credentials again: its default session keeps the first ones that it found."""
     import boto3
 
     boto3.setup_default_session()
@@ -288,6 +239,10 @@ def _profile_region() -> str:
 
 
 def _pipelines_answer(endpoint: str) -> str:
+    import http.client
+    import urllib.error
+    import urllib.request
+
     try:
         with urllib.request.urlopen(f"{endpoint.rstrip('/')}/apis/v2beta1/healthz", timeout=3):
             return "answers"
@@ -298,10 +253,10 @@ def _pipelines_answer(endpoint: str) -> str:
 
 
 def _bucket_state(bucket: str) -> str:
-    """Ask S3 whether the bucket is there and ours to use.
+    """Return whether the bucket exists and may be used, as text for the reader.
 
     Raises:
-        TargetError: nobody answers for S3.
+        TargetError: S3 does not answer.
     """
     import boto3
     from botocore.config import Config
@@ -320,12 +275,12 @@ def _bucket_state(bucket: str) -> str:
 
 
 def _inside_kubeflow() -> bool:
-    """Tell whether this is a Kubeflow notebook server: a pod to which the notebook controller gave its URL prefix."""
+    """Tell whether this is a Kubeflow notebook server: the notebook controller sets NB_PREFIX in its pods."""
     return "NB_PREFIX" in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ
 
 
 def _avoid_spaces_in_the_path_of_python() -> None:
-    """Give this process a Python whose path holds no space: `kfp.local` puts it into a shell command unquoted."""
+    """Give this process a Python without a space in its path: `kfp.local` puts the path into a command unquoted."""
     if " " not in sys.executable:
         return
     launcher = Path(tempfile.mkdtemp(prefix="workshop-python-"), "python3")
@@ -336,7 +291,7 @@ def _avoid_spaces_in_the_path_of_python() -> None:
 
 
 def _put_own_programs_on_path() -> None:
-    """Let `%%bash` cells find `kfp` and `aws` of this environment, also when it is not activated, and the scripts."""
+    """Put `kfp`, `aws` and the scripts on PATH: `%%bash` cells need them, also when no environment is activated."""
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     own = [folder for folder in (str(Path(sys.executable).parent), str(ROOT / "scripts")) if folder not in path]
     os.environ["PATH"] = os.pathsep.join([*own, *path])

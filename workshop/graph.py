@@ -1,8 +1,9 @@
-"""Draws a compiled pipeline: what runs, in which order, and what passes from task to task."""
+"""Draws a compiled pipeline: its tasks, their order, and the values that pass from task to task."""
 
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import yaml
@@ -14,16 +15,17 @@ SHAPES = {"task": "round,pad=0.5", "artifact": "round4,pad=0.5"}
 COLUMN_INCHES, ROW_INCHES, LINE_POINTS = 2.9, 1.3, 12
 
 
-def draw_pipeline(path: str | Path):
+def draw_pipeline(path: str | Path) -> Any:
     """Draw a compiled pipeline from top to bottom: its tasks, and the artifacts that they write.
 
-    In a task's box stands what it takes from the pipeline's inputs; on an arrow, what one task passes to another.
+    The box of a task names the inputs of the pipeline that the task takes. An arrow names the values that one task
+    passes to another.
 
     Args:
         path: the YAML that `kfp dsl compile` wrote.
 
     Returns:
-        An `IPython.display.Image` (PNG) with a text that says what it shows.
+        An `IPython.display.Image` (PNG). Its alternative text describes the graph.
 
     Raises:
         WorkshopError: the file is not a compiled pipeline.
@@ -41,13 +43,13 @@ def read_graph(path: str | Path) -> nx.DiGraph:
         path: the YAML that `kfp dsl compile` wrote.
 
     Returns:
-        Nodes with `kind` ("task" or "artifact") and `label`; tasks also with `inputs`, the names of those inputs of the
-        pipeline that they take. Edges with `label`, the names of what passes.
+        Nodes with `kind` ("task" or "artifact") and `label`. A task also has `inputs`, the names of the pipeline's
+        inputs that it takes. Edges with `label`, the names of the values that pass.
 
     Raises:
         WorkshopError: the file is not a compiled pipeline.
     """
-    document = next(iter(yaml.safe_load_all(Path(path).read_text())), None)
+    document: Any = next(iter(yaml.safe_load_all(Path(path).read_text())), None)
     try:
         tasks = document["root"]["dag"]["tasks"]
         name = document["pipelineInfo"]["name"]
@@ -71,7 +73,7 @@ def read_graph(path: str | Path) -> nx.DiGraph:
 
 
 def describe(graph: nx.DiGraph) -> str:
-    """Say in words what a drawing of the graph shows."""
+    """Describe the graph in words."""
     nodes = graph.nodes
     takes = [f"{data['label']} takes {', '.join(data['inputs'])}" for _, data in nodes(data=True) if data.get("inputs")]
     passes = [
@@ -81,7 +83,7 @@ def describe(graph: nx.DiGraph) -> str:
     return f"Graph of the pipeline {graph.graph['name']}: {'; '.join([*takes, *passes])}.".replace("\n", " ")
 
 
-def _add_inputs(graph: nx.DiGraph, task_name: str, task: dict) -> None:
+def _add_inputs(graph: nx.DiGraph, task_name: str, task: dict[str, Any]) -> None:
     for name, source in task.get("inputs", {}).get("parameters", {}).items():
         if "taskOutputParameter" in source:
             _connect(graph, source["taskOutputParameter"]["producerTask"], task_name, name)
@@ -94,7 +96,7 @@ def _add_inputs(graph: nx.DiGraph, task_name: str, task: dict) -> None:
             _connect(graph, earlier, task_name, "")
 
 
-def _connect(graph: nx.DiGraph, start, end, label: str) -> None:
+def _connect(graph: nx.DiGraph, start: Any, end: Any, label: str) -> None:
     labels = [*graph.edges.get((start, end), {}).get("label", "").split("\n"), label]
     graph.add_edge(start, end, label="\n".join(dict.fromkeys(filter(None, labels))))
 
@@ -129,17 +131,19 @@ def _png(graph: nx.DiGraph) -> bytes:
     return buffer.getvalue()
 
 
-def _text(data: dict) -> str:
-    """Return what stands in a node's box: two of a task's inputs on a line."""
+def _text(data: dict[str, Any]) -> str:
+    """Return the text of a node's box, with two inputs of a task on each line."""
     inputs = data.get("inputs", [])
     lines = [", ".join(inputs[place : place + 2]) for place in range(0, len(inputs), 2)]
     lines[:1] = [f"takes {line}" for line in lines[:1]]
     return "\n".join([data["label"], *lines])
 
 
-def _draw_edge(axes, start: tuple, end: tuple, margins: list[float], label: str) -> None:
+def _draw_edge(
+    axes: Any, start: tuple[float, float], end: tuple[float, float], margins: list[float], label: str
+) -> None:
     down = abs(start[1] - end[1])
-    slant = math.dist(start, end) / down  # a slanting arrow leaves and reaches a box later
+    slant = math.dist(start, end) / down  # a slanting arrow crosses the edge of a box further out
     bend = 0.0 if down < 1.5 * ROW_INCHES else -0.5  # past the row between
     arrow = {
         "arrowstyle": "-|>",
@@ -149,7 +153,7 @@ def _draw_edge(axes, start: tuple, end: tuple, margins: list[float], label: str)
         "shrinkB": margins[1] * slant,
     }
     axes.annotate("", xy=end, xytext=start, arrowprops=arrow, zorder=2)
-    # With a bend of r, the middle of a curve lies r/2 of its length away from the straight line.
+    # A curve with the bend r has its middle r/2 of its length away from the straight line.
     middle = ((start[0] + end[0]) / 2 - bend * down / 2, (start[1] + end[1]) / 2)
     paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}
     axes.text(*middle, label, ha="center", va="center", fontsize=8, color="#333333", bbox=paper, zorder=2.5)

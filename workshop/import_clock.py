@@ -1,18 +1,20 @@
-"""An IPython extension that measures how long a lesson's imports take, whatever cells they stand in.
+"""An IPython extension that measures the time of a lesson's imports, in all its cells.
 
-`workshop.lessons` loads it into the kernels that it starts. After each cell it writes the seconds so far into the
-file that the environment variable `WORKSHOP_IMPORT_CLOCK` names.
+`workshop.lessons` loads the extension into the kernels that it starts. After each cell, the extension writes the total
+in seconds into the file that the environment variable `WORKSHOP_IMPORT_CLOCK` names.
 """
 
 import builtins
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 VARIABLE = "WORKSHOP_IMPORT_CLOCK"
 
 
-def load_ipython_extension(shell) -> None:
+def load_ipython_extension(shell: Any) -> None:
     """Start measuring. IPython calls this function by its name."""
     clock = _Clock(builtins.__import__)
     builtins.__import__ = clock.timed_import
@@ -21,18 +23,18 @@ def load_ipython_extension(shell) -> None:
 
 
 class _Clock:
-    def __init__(self, real_import) -> None:
+    def __init__(self, real_import: Callable[..., Any]) -> None:
         self.seconds = 0.0
         self._real_import = real_import
         self._inside = False
 
-    def timed_import(self, *arguments, **options):
-        if self._inside:  # part of an import that is being timed
+    def timed_import(self, *arguments: Any, **options: Any) -> Any:
+        if self._inside:  # a part of an import whose time runs already
             return self._real_import(*arguments, **options)
         self._inside = True
-        begun = time.perf_counter()
+        started = time.perf_counter()
         try:
             return self._real_import(*arguments, **options)
         finally:
-            self.seconds += time.perf_counter() - begun
+            self.seconds += time.perf_counter() - started
             self._inside = False

@@ -1,4 +1,4 @@
-"""Where the project's files are, whatever folder a lesson or a command is started from."""
+"""The paths of the project's files. They do not depend on the current folder."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ def versions() -> dict[str, str]:
     """Read `versions.env`.
 
     Returns:
-        Every version outside Python, by its name there, such as `{"KUBERNETES_VERSION": "1.34", ...}`.
+        Every version by its name in the file, such as `{"KUBERNETES_VERSION": "1.34", ...}`.
     """
     lines = (ROOT / "versions.env").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))

@@ -16,6 +16,7 @@ This module imports only the standard library, because every command reads the s
 
 import os
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -26,6 +27,8 @@ from workshop.errors import WorkshopError
 from workshop.project import ROOT, versions
 
 TABLE = Path(__file__).with_name("settings.tsv")
+# The target that this process is connected to.
+CONNECTED = "WORKSHOP_CONNECTED"
 COLUMNS = ("name", "where", "default", "example", "accept", "refuse", "must", "meaning")
 NAME = re.compile("[A-Z][A-Z0-9_]*")
 BLANKS = " \t"
@@ -120,14 +123,11 @@ class Settings:
     workshop_data: str
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that boto3, the AWS CLI and the kfp SDK read by themselves, where they are set.
-
-        AWS_PROFILE is left out in a process that is connected to the sandbox: the sandbox has keys of its own.
-        """
+        """Return the variables that boto3, the AWS CLI and the kfp SDK read by themselves, where they are set."""
         values = {
             "AWS_DEFAULT_REGION": self.aws_default_region,
             "AWS_REGION": self.aws_default_region,
-            "AWS_PROFILE": "" if os.environ.get("WORKSHOP_CONNECTED") == "sandbox" else self.aws_profile,
+            "AWS_PROFILE": self.aws_profile,
             "AWS_ENDPOINT_URL_S3": self.aws_endpoint_url_s3,
             "KF_PIPELINES_ENDPOINT": self.kf_pipelines_endpoint,
         }
@@ -147,6 +147,8 @@ def read() -> Settings:
     """
     file = settings_file()
     from_file = _read_file(file)
+    if os.environ.get(CONNECTED) == "sandbox":  # the sandbox has keys of its own, and no profiles
+        from_file.pop("AWS_PROFILE", None)
     environment = dict(os.environ)
     environment["AWS_DEFAULT_REGION"] = environment.get("AWS_DEFAULT_REGION") or environment.get("AWS_REGION", "")
     values: dict[str, Any] = {}
@@ -190,6 +192,45 @@ def table() -> Mapping[str, Setting]:
     return found
 
 
+def template() -> str:
+    """Return the text of `settings.env.template`: every setting of the file, commented out, with its meaning."""
+    lines = [
+        "# Copy this file to settings.env, which git ignores, and fill in what your target needs. The lessons and the",
+        "# scripts read settings.env; the environment wins over the file. Write one NAME=VALUE a line.",
+        "# Keys and passwords do not belong here: log in with `aws configure sso`, or give the notebook server a role.",
+        "# `workshop generate` writes this file from workshop/settings.tsv. docs/settings.md explains the settings.",
+    ]
+    for group, settings in _groups(in_file=True).items():
+        lines += ["", f"# ---- {group} ----"]
+        for setting in settings:
+            lines += textwrap.wrap(setting.meaning, 118, initial_indent="# ", subsequent_indent="# ")
+            lines.append(f"# {setting.name}={setting.default or setting.example}")
+    return "\n".join(lines) + "\n"
+
+
+def documentation() -> str:
+    """Return the tables of `docs/settings.md` in Markdown."""
+    lines = []
+    for group, settings in _groups(in_file=True).items():
+        lines += [f"### {group}", "", "| name | default | meaning | a value must be |", "|---|---|---|---|"]
+        for setting in settings:
+            default = f"`{setting.default}`" if setting.default else ""
+            lines.append(f"| `{setting.name}` | {default} | {setting.meaning} | {setting.must} |")
+        lines.append("")
+    for group, settings in _groups(in_file=False).items():
+        lines += [f"### {group}", "", "| name | meaning |", "|---|---|"]
+        lines += [f"| `{setting.name}` | {setting.meaning} |" for setting in settings]
+    return "\n".join(lines) + "\n"
+
+
+def _groups(in_file: bool) -> dict[str, list[Setting]]:
+    found: dict[str, list[Setting]] = {}
+    for setting in table().values():
+        if setting.in_file == in_file:
+            found.setdefault(setting.group, []).append(setting)
+    return found
+
+
 def _value(
     setting: Setting, environment: Mapping[str, str], from_file: Mapping[str, tuple[str, int]], file: Path
 ) -> str:
@@ -204,7 +245,7 @@ def _read_file(file: Path) -> dict[str, tuple[str, int]]:
     try:
         # As in os.environ, bytes that are not UTF-8 are kept: a path may hold them.
         text = file.read_bytes().decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise SettingsError(f"{file} cannot be read ({error.strerror}); it must be a text file.") from None

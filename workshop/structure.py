@@ -1,11 +1,14 @@
-"""What every lesson must hold, checked without running it."""
+"""Rules for every lesson, checked without running it."""
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
+from workshop import settings
 from workshop.toc import Lesson, lessons, navigation, navigation_cell
 
 LONGEST_CELL = 30
@@ -16,7 +19,7 @@ MARKDOWN_IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)]+)\)")
 
 
 def problems(lesson: Lesson) -> Iterator[str]:
-    """Yield what is wrong with a lesson, one sentence each."""
+    """Yield one sentence for each rule that a lesson breaks."""
     notebook = nbformat.read(lesson.path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     text = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
@@ -34,7 +37,7 @@ def problems(lesson: Lesson) -> Iterator[str]:
 
 
 def all_problems() -> list[str]:
-    """Return what is wrong with any lesson, with its name, and notebooks that the table of contents lacks."""
+    """Return the broken rules of all lessons, with their names, and the notebooks that `toc.yml` does not list."""
     known = lessons()
     found = [f"{lesson.name}: {problem}" for lesson in known for problem in problems(lesson)]
     listed = {lesson.path for lesson in known}
@@ -46,7 +49,7 @@ def _notebooks(known: list[Lesson]) -> list[Path]:
     return sorted(known[0].path.parent.glob("[0-9][0-9]_*.ipynb"))
 
 
-def _opening(lesson: Lesson, cell) -> Iterator[str]:
+def _opening(lesson: Lesson, cell: Any) -> Iterator[str]:
     if cell.cell_type != "markdown" or not cell.source.startswith(f"# {lesson.title}\n"):
         yield f"the first cell must open with the title of toc.yml: # {lesson.title}"
     for part in OPENING_PARTS:
@@ -56,16 +59,27 @@ def _opening(lesson: Lesson, cell) -> Iterator[str]:
         yield f"the opening cell must say the {lesson.minutes} minutes of toc.yml"
 
 
-def _parameters(cells) -> Iterator[str]:
+def _parameters(cells: Any) -> Iterator[str]:
     tagged = [cell for cell in cells if "parameters" in _tags(cell)]
     if len(tagged) != 1:
         yield f"{len(tagged)} cells are tagged parameters; there must be one"
     for cell in tagged:
-        if re.search(r"f[\"']|\(|\+", cell.source.split("#")[0]):
-            yield "the parameters cell must hold raw inputs only"
+        values = [_constant(statement) for statement in ast.parse(cell.source).body]
+        if None in values:
+            yield "the parameters cell must hold raw inputs only: NAME = VALUE"
+        for setting in settings.table().values():
+            if setting.default and repr(setting.default) in values:
+                yield f"the parameters cell repeats the default of {setting.name}; leave the parameter empty"
 
 
-def _exercises(cells) -> Iterator[str]:
+def _constant(statement: ast.stmt) -> str | None:
+    """Return the `repr` of the value of `NAME = CONSTANT`, or None for any other statement."""
+    if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
+        return repr(statement.value.value)
+    return None
+
+
+def _exercises(cells: Any) -> Iterator[str]:
     text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     exercises = re.findall(r"^### Exercise \d+: .", text, re.MULTILINE)
     solutions = [cell for cell in cells if "solution" in _tags(cell)]
@@ -77,7 +91,7 @@ def _exercises(cells) -> Iterator[str]:
         yield "a solution is not hidden"
 
 
-def _closing(lesson: Lesson, notebook, text) -> Iterator[str]:
+def _closing(lesson: Lesson, notebook: Any, text: Any) -> Iterator[str]:
     for section in CLOSING_SECTIONS:
         if not any(cell.source.startswith(section) for cell in text):
             yield f"the closing section {section} is missing"
@@ -85,17 +99,17 @@ def _closing(lesson: Lesson, notebook, text) -> Iterator[str]:
     if cell is None or cell is not notebook.cells[-1]:
         yield "the last cell must be the navigation"
     elif cell.source != navigation(lesson):
-        yield "its navigation is out of date; run `workshop toc`"
+        yield "its navigation is out of date; run `workshop generate`"
 
 
-def _images(text) -> Iterator[str]:
+def _images(text: Any) -> Iterator[str]:
     for cell in text:
         for alternative, target in MARKDOWN_IMAGE.findall(cell.source):
             if len(alternative.split()) < 3:
                 yield f"the image {target} needs a text that says what it shows"
 
 
-def _code_cell(number: int, cell) -> Iterator[str]:
+def _code_cell(number: int, cell: Any) -> Iterator[str]:
     lines = cell.source.splitlines()
     if len(lines) > LONGEST_CELL:
         yield f"code cell {number} has {len(lines)} lines; {LONGEST_CELL} is the most"
@@ -111,5 +125,6 @@ def _code_cell(number: int, cell) -> Iterator[str]:
         yield f"code cell {number} has not been run; run `make outputs`"
 
 
-def _tags(cell) -> list[str]:
-    return cell.metadata.get("tags", [])
+def _tags(cell: Any) -> list[str]:
+    tags: list[str] = cell.metadata.get("tags", [])
+    return tags

@@ -1,15 +1,22 @@
-"""The table of contents, `notebooks/toc.yml`, and what is generated from it: navigation, and the README's table."""
+"""The table of contents, `notebooks/toc.yml`, and the files that `workshop generate` writes.
+
+`workshop generate` writes the navigation of the lessons and the README's table from `toc.yml`, and
+`settings.env.template` and the tables of `docs/settings.md` from `workshop/settings.tsv`.
+"""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from workshop import settings
 from workshop.errors import WorkshopError
 from workshop.project import NOTEBOOKS, ROOT
 
 README_TABLE = re.compile(r"(?<=<!-- lessons -->\n).*?(?=<!-- /lessons -->)", re.DOTALL)
+SETTINGS_TABLES = re.compile(r"(?<=<!-- settings -->\n).*?(?=<!-- /settings -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -19,8 +26,8 @@ class Lesson:
     Attributes:
         name: the notebook's file name without its ending, such as `03_reach_s3`.
         title: its heading.
-        minutes: how long a reader takes.
-        outcome: what the reader can do afterwards.
+        minutes: time that a reader needs.
+        outcome: what the reader can do after the lesson.
     """
 
     name: str
@@ -39,10 +46,10 @@ def lessons() -> list[Lesson]:
 
 
 def select(names: list[str]) -> list[Lesson]:
-    """Return the lessons with these names, numbers (`03`) or paths; all of them when none is given.
+    """Return the lessons with these names, numbers (`03`) or paths. Without names, return all lessons.
 
     Raises:
-        WorkshopError: there is no such lesson.
+        WorkshopError: no lesson has one of the names.
     """
     known = lessons()
     if not names:
@@ -75,7 +82,11 @@ def readme_table() -> str:
 
 
 def write_generated() -> list[Path]:
-    """Write the navigation into every lesson and the table into the README; return the files that changed."""
+    """Write every generated part of the project.
+
+    Returns:
+        The files that changed.
+    """
     import nbformat
 
     changed = []
@@ -86,14 +97,23 @@ def write_generated() -> list[Path]:
             cell.source = navigation(lesson)
             nbformat.write(notebook, lesson.path)
             changed.append(lesson.path)
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    if (new := README_TABLE.sub(lambda _: readme_table(), text)) != text:
-        readme.write_text(new)
-        changed.append(readme)
+    for path, text in outdated_texts().items():
+        path.write_text(text, encoding="utf-8")
+        changed.append(path)
     return changed
 
 
-def navigation_cell(notebook):
+def outdated_texts() -> dict[Path, str]:
+    """Return the new text of each generated file that is out of date. Lessons are left out."""
+    readme, docs, template = ROOT / "README.md", ROOT / "docs" / "settings.md", ROOT / "settings.env.template"
+    texts = {
+        readme: README_TABLE.sub(lambda _: readme_table(), readme.read_text(encoding="utf-8")),
+        docs: SETTINGS_TABLES.sub(lambda _: settings.documentation(), docs.read_text(encoding="utf-8")),
+        template: settings.template(),
+    }
+    return {path: text for path, text in texts.items() if path.read_text(encoding="utf-8") != text}
+
+
+def navigation_cell(notebook: Any) -> Any:
     """Return the cell that holds a lesson's navigation, or None."""
     return next((cell for cell in notebook.cells if "navigation" in cell.metadata.get("tags", [])), None)

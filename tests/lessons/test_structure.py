@@ -1,4 +1,4 @@
-"""Every lesson holds what a lesson must hold, and the check finds it when one does not."""
+"""Every lesson obeys the rules of `workshop/structure.py`, and the check finds a lesson that breaks one."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from workshop import structure, toc
 
 @pytest.fixture
 def broken(tmp_path, monkeypatch):
-    """Change a copy of lesson 03 and return what the check says."""
+    """Return a function that changes a copy of lesson 03 and returns the broken rules."""
     lesson = toc.select(["03"])[0]
 
     def check(change) -> str:
@@ -26,7 +26,7 @@ def broken(tmp_path, monkeypatch):
     return check
 
 
-def test_every_lesson_holds_what_it_must():
+def test_every_lesson_obeys_every_rule():
     assert structure.all_problems() == []
 
 
@@ -44,6 +44,11 @@ def first(notebook, kind, text):
         (lambda nb: setattr(nb.cells[0], "source", "# Another title"), "must open with the title"),
         (lambda nb: first(nb, "code", 'bucket = ""').metadata.pop("tags"), "0 cells are tagged parameters"),
         (lambda nb: setattr(first(nb, "code", 'bucket = ""'), "source", 'x = f"{1}"'), "raw inputs only"),
+        (lambda nb: setattr(first(nb, "code", 'bucket = ""'), "source", 'a = ""  # x\nb = a + "1"'), "raw inputs only"),
+        (
+            lambda nb: setattr(first(nb, "code", 'bucket = ""'), "source", 'cluster = "kubeflow-demo"'),
+            "repeats the default of CLUSTER_NAME",
+        ),
         (lambda nb: setattr(first(nb, "code", "connect()"), "source", "pass"), "must call connect()"),
         (lambda nb: setattr(first(nb, "markdown", "### Exercise 2"), "source", ""), "1 exercises"),
         (lambda nb: setattr(first(nb, "markdown", "## Recap"), "source", ""), "## Recap is missing"),
@@ -57,7 +62,7 @@ def first(notebook, kind, text):
         (lambda nb: unhide(nb), "a solution is not hidden"),
     ],
 )
-def test_what_is_missing_is_named(broken, change, expected):
+def test_the_check_names_a_broken_rule(broken, change, expected):
     assert expected in broken(change)
 
 

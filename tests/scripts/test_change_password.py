@@ -160,6 +160,8 @@ def test_a_missing_bcrypt_is_3_with_how_to_get_it(shell, tmp_path):
     copy = tmp_path / "no environment"  # a project without .venv
     shutil.copytree(ROOT / "scripts", copy / "scripts")
     shutil.copy(ROOT / "versions.env", copy)
+    (copy / "workshop").mkdir()
+    shutil.copy(ROOT / "workshop" / "settings.tsv", copy / "workshop")
     done = change(shell, script=copy / "scripts/change_password.sh")
     assert done.returncode == 3 and "pip install bcrypt" in done.stderr and changes(shell) == []
 

@@ -88,7 +88,7 @@ def test_settings_env_is_read_and_not_run(shell, tmp_path):
     [
         ("export A=b", "line 1, is not NAME=VALUE"),
         ("nonsense", "line 1, is not NAME=VALUE"),
-        ("AWS_SECRET_ACCESS_KEY=x", "does not belong into a file"),
+        ("AWS_SECRET_ACCESS_KEY=x", "does not belong in this file"),
     ],
 )
 def test_a_settings_file_that_cannot_be_meant_is_refused_with_its_line(shell, tmp_path, line, said):

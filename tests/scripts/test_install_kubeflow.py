@@ -40,6 +40,8 @@ def project(tmp_path):
     for folder in ("scripts", "deploy"):
         shutil.copytree(ROOT / folder, copy / folder)
     shutil.copy(ROOT / "versions.env", copy)
+    (copy / "workshop").mkdir()
+    shutil.copy(ROOT / "workshop" / "settings.tsv", copy / "workshop")
     return copy
 
 
