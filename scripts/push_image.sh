@@ -50,7 +50,7 @@ image=$REGISTRY/$local_image
 name=${local_image%:*}
 
 # Amazon's registries are asked by the AWS CLI, and give Docker a token; public ones are all in one region.
-ecr="" in_ecr=()
+ecr=""
 if [[ $REGISTRY =~ ^([0-9]{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?$ ]]; then
   ecr=ecr in_ecr=(--region "${BASH_REMATCH[2]}" --registry-id "${BASH_REMATCH[1]}")
 elif [[ $REGISTRY == public.ecr.aws/* ]]; then

@@ -1,5 +1,7 @@
 """Fixtures for the tests of the scripts: a shell, and an AWS account."""
 
+import shutil
+
 import pytest
 
 from tests.support.shell import Shell
@@ -35,3 +37,15 @@ def _give_account(shell: Shell, sandbox: Sandbox) -> Sandbox:
     shell.environment |= {name: value or "" for name, value in sandbox.environment().items()}
     shell.environment["WORKSHOP_SANDBOX_DIR"] = str(sandbox.directory)
     return sandbox
+
+
+@pytest.fixture(params=["awk", "original-awk", "mawk", "gawk", "busybox"])
+def each_awk(request, shell) -> None:
+    """Make each awk of this machine the `awk` of the scripts. original-awk is BWK awk, which macOS and BSD have."""
+    program = shutil.which(request.param)
+    if program is None:
+        pytest.skip(f"{request.param} is not installed; to run it on Debian: apt-get install {request.param}")
+    awk = shell.programs / "awk"
+    awk.unlink(missing_ok=True)
+    awk.write_text(f'#!/bin/sh\nexec {program} {"awk" if request.param == "busybox" else ""} "$@"\n')
+    awk.chmod(0o755)

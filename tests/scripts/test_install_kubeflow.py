@@ -244,12 +244,14 @@ def test_a_cluster_that_does_not_answer_is_not_taken_for_an_empty_one(shell, ins
     assert done.returncode == 1 and "Unable to connect to the server" in done.stderr and changes(shell) == []
 
 
+@pytest.mark.usefixtures("each_awk")
 def test_without_a_default_storage_class_nothing_is_begun(shell, install):
     stand_ins(shell, classes="gp2 <none>\n")
     done = install()
     assert done.returncode == 1 and "no default StorageClass" in done.stderr and changes(shell) == []
 
 
+@pytest.mark.usefixtures("each_awk")
 @pytest.mark.parametrize("nodes", ["3920m 32Gi\n", "8 12000Mi\n", "4 1Gi\n4 1073741824\n"])
 def test_nodes_that_are_too_small_for_everything_are_told(shell, install, nodes):
     stand_ins(shell, nodes=nodes)

@@ -105,6 +105,19 @@ def test_an_interrupted_upload_goes_on_with_the_parts_that_are_missing(upload, s
     assert "Uploads" not in s3.list_multipart_uploads(Bucket=unique)
 
 
+@pytest.mark.parametrize("name", ["it's mine.zip", "-x.zip"])
+def test_a_large_file_with_a_quote_or_a_dash_in_its_name_goes_on_with_its_own_upload(
+    upload, s3, unique, large_zip, name
+):
+    s3.create_bucket(Bucket=unique)
+    begun = s3.create_multipart_upload(Bucket=unique, Key=name)["UploadId"]
+    content = large_zip.read_bytes()
+    s3.upload_part(Bucket=unique, Key=name, UploadId=begun, PartNumber=1, Body=content[:PART])
+    done = upload(large_zip.rename(large_zip.with_name(name)))
+    assert done.returncode == 0 and "part 1 of 3 is there" in done.stdout, done.stderr
+    assert s3.get_object(Bucket=unique, Key=name)["Body"].read() == content
+
+
 def test_what_boto3_has_uploaded_is_not_sent_again_and_a_bucket_in_use_keeps_its_settings(
     upload, s3, unique, large_zip
 ):
