@@ -110,6 +110,8 @@ def test_a_large_file_with_a_quote_or_a_dash_in_its_name_goes_on_with_its_own_up
     upload, s3, unique, large_zip, name
 ):
     s3.create_bucket(Bucket=unique)
+    # A bucket in use keeps its settings. SeaweedFS cannot read an object of which some parts came before encryption.
+    s3.put_object(Bucket=unique, Key="in-use")
     begun = s3.create_multipart_upload(Bucket=unique, Key=name)["UploadId"]
     content = large_zip.read_bytes()
     s3.upload_part(Bucket=unique, Key=name, UploadId=begun, PartNumber=1, Body=content[:PART])
