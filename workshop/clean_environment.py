@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-# Marks what `workshop run` has started, so that all of it can be ended. The sandbox's servers outlive that command.
+# Marks every process that `workshop run` starts, so that all of them can be ended. The sandbox's servers stay.
 LESSONS_MARK = "WORKSHOP_LESSONS"
 
 # These variables add code, or change what Python, Jupyter, pip and bash do.
@@ -21,12 +21,14 @@ _NAMES = {
     *("JUPYTER_PATH", "VIRTUAL_ENV", "CONDA_PREFIX"),
     *("PIP_TARGET", "PIP_UPGRADE", "PIP_USER", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV"),
 }
-# These say only in which form text and compiled files are written.
+# These change only how Python encodes text and where it writes compiled files.
 _HARMLESS = {"PYTHONUTF8", "PYTHONIOENCODING", "PYTHONCOERCECLOCALE", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"}
 
-# What a server must not take besides: SeaweedFS lets in whoever holds the AWS keys that it finds in its environment.
-_SERVER_PREFIXES = ("AWS_", "KF_PIPELINES_", "WEED_", "MOTO_")
-# No file of the reader's is read: not even ~/.aws/config, which may be one that cannot be parsed.
+# Settings of AWS and Kubeflow clients. A client of the sandbox must never use those of a real account or cluster.
+CLIENT_PREFIXES = ("AWS_", "KF_PIPELINES_")
+# A server takes none of these either. SeaweedFS accepts the AWS keys of its environment as keys of its own.
+_SERVER_PREFIXES = (*CLIENT_PREFIXES, "WEED_", "MOTO_")
+# Servers read no file of the reader. ~/.aws/config may even be damaged.
 _NO_AWS_FILES = {
     "AWS_CONFIG_FILE": os.devnull,
     "AWS_SHARED_CREDENTIALS_FILE": os.devnull,

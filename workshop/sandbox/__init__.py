@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from workshop.clean_environment import CLIENT_PREFIXES
 from workshop.project import sandbox_directory
 from workshop.sandbox import docker_engine
 from workshop.sandbox.aws_account import ACCOUNT, REGION, AwsAccount, has_cluster, make_cluster
@@ -25,8 +26,6 @@ from workshop.sandbox.supervisor import Supervisor
 
 __all__ = ["Sandbox", "SandboxError"]
 
-# A client that talks to the sandbox must not see settings of a real account or cluster.
-FOREIGN_PREFIXES = ("AWS_", "KF_PIPELINES_")
 
 # The sandbox's folder takes up to 400 MB in a run of all lessons, before lesson 09 deletes it.
 ROOM_MB = 450
@@ -145,7 +144,7 @@ class Sandbox:
         """
         identity = self._identity()
         records = self._running(ObjectStore.name, AwsAccount.name, PipelinesApi.name)
-        foreign = {name: None for name in os.environ if name.startswith(FOREIGN_PREFIXES)}
+        foreign = {name: None for name in os.environ if name.startswith(CLIENT_PREFIXES)}
         return (
             foreign
             | {

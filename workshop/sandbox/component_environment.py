@@ -32,7 +32,7 @@ READY = ".ready"
 MADE_WITHIN_SECONDS = 1800
 # A notebook's settings for its own pip, uv and Python would send packages elsewhere. uv's variables about the source
 # and the download of packages stay.
-FOREIGN_PREFIXES = ("PIP_", "PYTHON", "UV_", "VIRTUAL_ENV", "CONDA_PREFIX")
+INSTALLER_PREFIXES = ("PIP_", "PYTHON", "UV_", "VIRTUAL_ENV", "CONDA_PREFIX")
 FETCHING_PREFIXES = (
     "UV_CACHE",
     "UV_CONCURRENT",
@@ -169,7 +169,7 @@ def _environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(FOREIGN_PREFIXES) or name.startswith(FETCHING_PREFIXES)
+        if not name.startswith(INSTALLER_PREFIXES) or name.startswith(FETCHING_PREFIXES)
     }
 
 
