@@ -45,7 +45,7 @@ class AwsAccount(Server):
     stop_within_seconds = 0  # every request is in the recording before it is answered
 
     def command(self, ports: Mapping[str, int]) -> list[str]:
-        return [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(ports["http"])]
+        return [sys.executable, "-m", "workshop.sandbox.moto_server", "-H", HOST, "-p", str(ports["http"])]
 
     def environment(self) -> dict[str, str]:
         return {
