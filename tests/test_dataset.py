@@ -4,9 +4,12 @@ import csv
 import io
 import zipfile
 
+import pytest
+
 from workshop.dataset import FILES, ensure_uploaded, flights_zip
 
 
+@pytest.mark.slow
 def test_the_zip_holds_the_five_files_and_every_flight(tmp_path):
     path = flights_zip(tmp_path / "data" / "flights.zip")
     with zipfile.ZipFile(path) as archive:
@@ -19,6 +22,7 @@ def test_the_zip_holds_the_five_files_and_every_flight(tmp_path):
     assert len(set(months)) == 12
 
 
+@pytest.mark.slow
 def test_the_zip_is_made_once_and_always_with_the_same_bytes(tmp_path):
     first = flights_zip(tmp_path / "first.zip")
     made = first.stat().st_mtime_ns

@@ -85,6 +85,7 @@ def test_the_environment_is_what_the_lock_says(lock):
     assert not strange, f"installed, but not from the lock: {strange}; run scripts/make_environment.sh"
 
 
+@pytest.mark.slow
 def test_tasks_run_with_what_the_component_image_holds_and_nothing_else(capfd):
     folder = component_environment.ensure()
     capfd.readouterr()

@@ -78,6 +78,7 @@ def settings_of_a_reader(tmp_path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_the_readers_settings_reach_neither_the_sandbox_nor_a_lesson(sandbox, tmp_path, settings_of_a_reader):
     # sitecustomize runs before any code of the project. What it does to the first process is beyond reach.
     (Path(settings_of_a_reader["PYTHONPATH"]) / "sitecustomize.py").write_text(
@@ -218,6 +219,7 @@ def test_two_set_ups_at_once_make_one_environment(project):
     assert sum("another set-up of this folder runs" in text for text in said) == 1
 
 
+@pytest.mark.slow
 def test_the_servers_of_a_copied_sandbox_are_not_those_of_the_original(sandbox, tmp_path):
     sandbox.up()
     shutil.copytree(sandbox.directory, tmp_path / "copy", ignore=shutil.ignore_patterns("object-store"))
@@ -227,6 +229,7 @@ def test_the_servers_of_a_copied_sandbox_are_not_those_of_the_original(sandbox, 
     assert all(answers for server, _, answers in sandbox.status() if server.name != "registry")
 
 
+@pytest.mark.slow
 def test_the_servers_of_a_sandbox_that_was_moved_are_stopped(sandbox, tmp_path):
     sandbox.up()
     pids = [record.pid for _, record, _ in sandbox.status() if record]
@@ -238,6 +241,7 @@ def test_the_servers_of_a_sandbox_that_was_moved_are_stopped(sandbox, tmp_path):
 # Temporary folders and disks.
 
 
+@pytest.mark.slow
 def test_a_long_temporary_folder_is_no_obstacle_and_down_deletes_what_servers_have_left(
     sandbox, tmp_path, workshop_command
 ):
@@ -390,6 +394,7 @@ def start_lesson(output: Path, environment: dict[str, str]) -> subprocess.Popen:
     return start(sys.executable, "-m", "workshop", "run", "00", "--output", output, env=environment)
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_same_folder_says_at_once_what_holds_the_first(sandbox, tmp_path, workshop_command):
     output = tmp_path / "out"
     first = start_lesson(output, dict(os.environ))
@@ -433,6 +438,7 @@ def assert_that_a_signal_leaves_nothing(started, number, send, output: Path, tem
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.slow
 def test_a_run_that_is_ended_leaves_no_process_socket_or_temporary_file(sandbox, tmp_path, short_folder, number):
     sandbox.up()
     output = tmp_path / "out"

@@ -87,6 +87,7 @@ def test_each_tier_runs_its_tests_and_says_at_the_end_what_was_skipped_and_why(t
     assert ("make check-all" in said) == (tier != "all")
 
 
+@pytest.mark.slow
 def test_a_failure_is_named_at_once_and_again_at_the_end_with_the_seed(tmp_path):
     [number] = [p.values[0] for p in sample(range(10), test=2, gate=5) if not p.marks][:1]
     said = run_pytest(tmp_path, fails=str(number))
@@ -95,6 +96,7 @@ def test_a_failure_is_named_at_once_and_again_at_the_end_with_the_seed(tmp_path)
     assert "1 failed" in said.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_seed_that_is_no_number_is_wrong_usage(tmp_path):
     os.environ[SEED_VARIABLE] = "x"
     command = [sys.executable, "-m", "pytest", "-n", "0", "-ptests.support.tiers", "-o", "addopts=", str(tmp_path)]

@@ -296,6 +296,7 @@ def problems(policy: dict) -> list[str]:
 
 
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.name)
+@pytest.mark.slow
 def test_policies_are_valid_for_iam(path):
     assert problems(json.loads(rendered(path))) == []
 

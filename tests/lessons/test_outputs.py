@@ -53,6 +53,7 @@ def test_a_lesson_shows_what_is_stored_in_it(lesson, request, tmp_path):
     assert re.search(rf"\b{cells} passed\b", done.stdout), done.stdout[-500:]
 
 
+@pytest.mark.slow
 def test_a_stored_output_that_the_code_does_not_produce_is_found(tmp_path):
     right, wrong = (
         nbformat.v4.new_code_cell(

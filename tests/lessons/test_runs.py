@@ -274,12 +274,14 @@ def test_a_kernel_that_dies_is_an_error_and_the_notebook_so_far_is_kept(work, tm
     assert printed(result.notebook) == "1\n"
 
 
+@pytest.mark.slow
 def test_a_failing_task_is_shown_with_its_message(borrowing_sandbox, tmp_path, olist_zip, workshop_command):
     done = workshop_command("run", "05", "--output", str(tmp_path / "out"), "-p", f"zip_path={olist_zip}")
     assert done.returncode == 1
     assert "flights.csv does not exist; the nearest names are" in done.stdout and "\x1b[" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_parameter_that_no_lesson_has_is_named(borrowing_sandbox, workshop_command):
     done = workshop_command("run", "03", "-p", "csvname=x")
     assert done.returncode == 1
@@ -300,6 +302,7 @@ def test_an_unknown_lesson_is_named_with_those_that_exist(workshop_command):
     assert "77" in done.stderr and "03_reach_s3" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_table_says_where_the_seconds_went(sandbox, tmp_path, workshop_command):
     done = workshop_command("run", "00", "--output", str(tmp_path / "out"))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -23,6 +23,7 @@ def test_a_second_run_changes_nothing_and_keeps_other_objects(s3, bucket, put_zi
     assert objects("out") == first == {"out/a.csv": b"x\n1\n", "out/other.csv": b"kept"}
 
 
+@pytest.mark.slow
 def test_a_file_of_several_parts_arrives_complete(bucket, put_zip, objects):
     large = "value\n" + "".join(f"{number}\n" for number in range(2_500_000))
     unzip_func(bucket, put_zip({"large.csv": large}), "out")

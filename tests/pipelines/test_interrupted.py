@@ -84,6 +84,7 @@ def test_a_run_after_a_kill_at_any_moment_leaves_the_same_objects_as_an_undistur
         assert unfinished_count and visible, "no kill came while something was being sent"
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_to_the_same_prefix_leave_complete_objects(start, objects, unfinished):
     for pause in (0, 0.1, 0.3):
         both = [start()]

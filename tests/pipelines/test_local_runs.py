@@ -6,6 +6,8 @@ import sysconfig
 import textwrap
 from pathlib import Path
 
+import pytest
+
 
 def notebook_process(source: str) -> subprocess.CompletedProcess:
     """Run code in its own process, connected as in a notebook. kfp needs the source of functions, so it is a file."""
@@ -17,6 +19,7 @@ def installed() -> set[str]:
     return {path.name for path in Path(sysconfig.get_path("purelib")).iterdir()}
 
 
+@pytest.mark.slow
 def test_packages_to_install_reach_the_task_and_not_the_environment(s3, tiny_wheel):
     before = installed()
     done = notebook_process(
@@ -37,6 +40,7 @@ def test_packages_to_install_reach_the_task_and_not_the_environment(s3, tiny_whe
     assert subprocess.run([sys.executable, "-c", "import tinypackage"], capture_output=True).returncode != 0
 
 
+@pytest.mark.slow
 def test_pip_in_a_notebook_does_not_change_the_environment(s3, tiny_wheel):
     before = installed()
     done = notebook_process(
@@ -51,6 +55,7 @@ def test_pip_in_a_notebook_does_not_change_the_environment(s3, tiny_wheel):
     assert installed() == before
 
 
+@pytest.mark.slow
 def test_installed_packages_are_deleted_with_the_process(s3, shared_sandbox, tiny_wheel):
     notebook_process(f"""
         import subprocess, sys

@@ -58,6 +58,7 @@ def test_a_table_that_is_written_and_read_stays_the_same(read, data, separator, 
 
 @settings(on_s3, max_examples=150)
 @given(text=st.text('ab,"\n\r \t;', min_size=1, max_size=40))
+@pytest.mark.slow
 def test_any_text_is_refused_or_becomes_the_table_that_pandas_reads(read, text):
     try:
         rows, made = read(text.encode(), separator=",")

@@ -86,6 +86,7 @@ def test_any_files_zipped_in_any_way_are_unpacked_unchanged(
 @given(
     changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(1, 255)), min_size=1, max_size=4), tail=st.booleans()
 )
+@pytest.mark.slow
 def test_a_zip_with_damaged_bytes_is_refused_or_unpacked_unchanged(s3, bucket, objects, changes, tail):
     files = {"a.csv": b"x\n" * 50, "b.csv": bytes(range(256)) * 4}
     content = bytearray(zipped(files))
@@ -135,6 +136,7 @@ def test_a_file_can_be_read_again_and_out_of_order(bucket, put_zip):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process its peak memory; to run it: use Linux")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_size_of_the_files(s3, bucket, put_zip):
     code = """if True:
         import sys

@@ -51,6 +51,7 @@ def test_the_next_start_completes_a_first_start_that_was_interrupted(sandbox):
     assert clients(sandbox)("eks").list_clusters()["clusters"] == ["kubeflow-demo"]
 
 
+@pytest.mark.slow
 def test_it_keeps_requests_that_changed_something_and_drops_those_that_only_read(sandbox):
     sandbox.up()
     aws = clients(sandbox)
@@ -72,6 +73,7 @@ def test_it_keeps_requests_that_changed_something_and_drops_those_that_only_read
     assert "ListRoles" not in kept and "GetCallerIdentity" not in kept and "cut off" not in kept
 
 
+@pytest.mark.slow
 def test_up_makes_the_parts_of_the_cluster_that_a_clean_up_has_deleted(sandbox):
     sandbox.up()
     eks, iam = clients(sandbox)("eks"), clients(sandbox)("iam")
@@ -86,6 +88,7 @@ def test_up_makes_the_parts_of_the_cluster_that_a_clean_up_has_deleted(sandbox):
     assert eks.describe_cluster(name="kubeflow-demo")["cluster"]["status"] == "ACTIVE"
 
 
+@pytest.mark.slow
 def test_kubectl_does_not_reach_the_clusters_of_the_reader(borrowing_sandbox):
     sandbox = borrowing_sandbox
     sandbox.up()

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from workshop.sandbox.registry import what_is_missing
 
 
+@pytest.mark.slow
 def test_a_shell_that_evaluates_env_reaches_the_sandbox_with_the_aws_command_line(shared_sandbox):
     os.environ["WORKSHOP_SANDBOX_DIR"] = str(shared_sandbox.directory)
     script = """set -e
@@ -37,6 +40,7 @@ def test_env_of_a_sandbox_that_is_down_says_how_to_start_it(sandbox, workshop_co
     assert "workshop sandbox up" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_reset_asks_and_deletes_only_when_told(borrowing_sandbox, workshop_command):
     sandbox = borrowing_sandbox
     workshop_command("sandbox", "up")

@@ -74,6 +74,7 @@ def left_processes(sandbox):
     return found
 
 
+@pytest.mark.slow
 def test_up_twice_changes_nothing_and_down_leaves_no_process(sandbox):
     sandbox.up()
     first = pids(sandbox)
@@ -88,6 +89,7 @@ def test_up_twice_changes_nothing_and_down_leaves_no_process(sandbox):
     assert sandbox.down() == []
 
 
+@pytest.mark.slow
 def test_servers_listen_on_loopback_only_and_their_state_is_private(sandbox):
     sandbox.up()
     for process in left_processes(sandbox):
@@ -136,6 +138,7 @@ def test_a_server_that_hangs_is_replaced(sandbox, monkeypatch):
     assert not psutil.pid_exists(hanging) or psutil.Process(hanging).status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.slow
 def test_a_reused_pid_is_never_mistaken_for_a_server(sandbox):
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
@@ -189,6 +192,7 @@ def test_down_stops_the_servers_of_a_folder_that_was_deleted_while_up(sandbox):
     assert left_processes(sandbox) == []
 
 
+@pytest.mark.slow
 def test_concurrent_callers_start_one_of_each(sandbox, workshop_command):
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _: workshop_command("sandbox", "up"), range(4)))
@@ -331,6 +335,7 @@ def test_a_full_disk_is_named_with_a_way_out(sandbox, monkeypatch):
     assert not pids(sandbox)
 
 
+@pytest.mark.slow
 def test_a_sandbox_that_is_up_may_fill_its_disk(borrowing_sandbox, monkeypatch):
     sandbox = borrowing_sandbox
     sandbox.up()

@@ -146,6 +146,7 @@ def test_it_is_shown_by_status_and_stopped_by_down_also_when_docker_has_ended(wi
     assert workshop_command("sandbox", "down").stdout.rstrip().endswith(", registry")
 
 
+@pytest.mark.slow
 def test_without_docker_the_registry_is_the_accounts_and_status_says_why(sandbox, workshop_command, program):
     os.environ["DOCKER_HOST"] = "unix:///nowhere.sock"
     sandbox.up()

@@ -58,6 +58,7 @@ def test_it_names_every_hop_and_the_role_that_may_not_pull(check, cluster):
     assert f"may not pull from ECR: {cluster}-node" in done.stderr and "--fix" in done.stderr
 
 
+@pytest.mark.slow
 def test_fix_attaches_the_smallest_policy_and_a_second_run_changes_nothing(check, iam, cluster):
     before = policies(iam, cluster)
     fixed = check("--fix")

@@ -208,6 +208,7 @@ def changes(shell) -> list[str]:
     return [call for call in shell.calls if not re.search(r" (describe|list|get)-| version", call)]
 
 
+@pytest.mark.slow
 def test_a_cluster_by_eksctl_is_deleted_by_eksctl(shell, eks):
     shell.stand_in("eksctl")
     eks()
@@ -227,6 +228,7 @@ def test_a_cluster_by_eksctl_is_deleted_by_eksctl(shell, eks):
     assert "         ?    node group nodes: 3 x m6i.xlarge" in done.stdout
 
 
+@pytest.mark.slow
 def test_when_eksctl_fails_what_it_has_left_is_deleted_if_the_cluster_is_gone(shell, eks):
     shell.stand_in("eksctl", ("delete", "the stack cannot be deleted\n", 1))
 
@@ -334,6 +336,7 @@ def test_pasting_a_dry_run_sends_the_requests_that_the_program_sends(shell, eks)
     assert changes(shell) == by_program
 
 
+@pytest.mark.slow
 def test_the_cluster_on_this_machine_is_deleted_by_kind(shell):
     shell.stand_in("kind", ("get clusters", "another\nkubeflow-demo\n"))
     assert "nothing was changed" in shell.run("clean_up.py", "--local").stdout
@@ -350,6 +353,7 @@ def test_no_tool_and_no_credentials_are_3(clean_up):
     assert clean_up("--local").returncode == 3
 
 
+@pytest.mark.slow
 def test_wrong_usage_and_bad_names_are_2(shell):
     assert shell.run("clean_up.py", "everything").returncode == 2
     assert shell.run("clean_up.py", "--bucket").returncode == 2

@@ -72,6 +72,7 @@ def kubeconfig(shell, account, tmp_path) -> Path:
     return tmp_path / "kube/config"
 
 
+@pytest.mark.slow
 def test_the_first_run_makes_the_cluster_and_the_second_changes_nothing(shell, account, eksctl, kubeconfig, unique):
     stand_in_kubectl(shell, unique, classes="gp2 true\n")
     first = shell.run("create_cluster.sh", CLUSTER_NAME=unique)
@@ -187,6 +188,7 @@ def test_nodes_that_failed_are_not_waited_for(shell):
     assert "eksctl delete nodegroup" in done.stderr and not any("wait" in call for call in shell.calls)
 
 
+@pytest.mark.slow
 def test_kubectl_is_led_back_from_another_cluster(shell, account):
     shell.stand_in("eksctl")
     stand_in_kubectl(shell, "kubeflow-demo", endpoint=endpoint(account), current="another")

@@ -53,6 +53,7 @@ def test_the_first_run_makes_the_repository_and_the_second_changes_nothing(creat
     assert second.stdout.splitlines() == [f"the repository {unique} is as it should be; nothing to do", address]
 
 
+@pytest.mark.slow
 def test_a_repository_with_other_settings_is_brought_in_line_and_each_change_is_said(create, ecr, unique):
     ecr.create_repository(repositoryName=unique, imageTagMutability="MUTABLE")
     done = create("--keep", "3", "--untagged-days", "1")
@@ -79,6 +80,7 @@ def test_a_repository_with_images_that_is_not_the_projects_is_left_alone(create,
     assert found["imageTagMutability"] == "MUTABLE"
 
 
+@pytest.mark.slow
 def test_a_dry_run_changes_nothing_and_pasted_does_the_same(create, shell, ecr, unique):
     shown = create("--dry-run")
     assert shown.returncode == 0, shown.stderr

@@ -116,6 +116,7 @@ def test_what_was_interrupted_is_finished(shell, install, project):
     assert changes(shell) == FULL[1:]
 
 
+@pytest.mark.slow
 def test_applying_is_tried_again_and_not_for_ever(shell, install):
     stand_ins(shell, ("apply --server-side", "no matches for kind\n", 1))
     done = install()
@@ -126,6 +127,7 @@ def test_applying_is_tried_again_and_not_for_ever(shell, install):
 @pytest.mark.parametrize(
     "arguments", [[], ["--platform", "pipelines"], ["--s3-artifacts", "--notebook", IMAGE]], ids=str
 )
+@pytest.mark.slow
 def test_a_dry_run_changes_nothing_and_pasted_it_does_the_same(shell, install, paste, arguments):
     stand_ins(shell)
     settings = {"WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "eu-west-1"}

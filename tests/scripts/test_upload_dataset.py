@@ -106,6 +106,7 @@ def test_an_interrupted_upload_goes_on_with_the_parts_that_are_missing(upload, s
 
 
 @pytest.mark.parametrize("name", ["it's mine.zip", "-x.zip"])
+@pytest.mark.slow
 def test_a_large_file_with_a_quote_or_a_dash_in_its_name_goes_on_with_its_own_upload(
     upload, s3, unique, large_zip, name
 ):

@@ -5,6 +5,7 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from kfp import dsl
 
 from tests.support.engine_bench import Memory
@@ -35,6 +36,7 @@ def environments(bench) -> list[Path]:
     return [path for path in (bench.folder / "package-environments").iterdir() if path.is_dir()]
 
 
+@pytest.mark.slow
 def test_an_environment_is_created_once_and_shared(bench, tiny_wheel):
     pipeline = using(str(tiny_wheel), install_kfp_package=False)
     assert bench.run(pipeline).outputs == {"Output": [42, 43]}
@@ -70,11 +72,13 @@ def test_other_tasks_do_not_see_packages_that_a_task_installs(bench, tiny_wheel)
     assert not list(Path(sys.prefix).glob("lib/python*/site-packages/tinypackage*"))
 
 
+@pytest.mark.slow
 def test_a_component_with_use_venv_works(bench, tiny_wheel):
     assert bench.run(using(str(tiny_wheel), use_venv=True)).outputs == {"Output": [42, 43]}
     assert not list(Path(sys.prefix).glob("lib/python*/site-packages/tinypackage*"))
 
 
+@pytest.mark.slow
 def test_kfp_itself_is_not_installed_again(bench, tiny_wheel):
     ran = bench.run(using(str(tiny_wheel), pip_index_urls=["http://127.0.0.1:9"], pip_trusted_hosts=[]))
     assert ran.outputs == {"Output": [42, 43]}
@@ -82,6 +86,7 @@ def test_kfp_itself_is_not_installed_again(bench, tiny_wheel):
     assert not list(environment.glob("lib/python*/site-packages/kfp"))
 
 
+@pytest.mark.slow
 def test_an_incomplete_environment_is_created_again(bench, tiny_wheel):
     pipeline = using(str(tiny_wheel), install_kfp_package=False)
     bench.run(pipeline)

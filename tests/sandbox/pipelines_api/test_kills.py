@@ -115,6 +115,7 @@ def test_a_run_whose_fork_server_is_killed_is_failed_and_the_next_one_runs(sandb
     assert own_api.await_state(own_api.run(echo, {"text": "next"})["run_id"])["state"] == "SUCCEEDED"
 
 
+@pytest.mark.slow
 def test_waiting_runs_start_after_a_restart(sandbox, own_api, running, echo, compiled):
     others = [own_api.run(compiled(simple.slow))["run_id"] for _ in range(os.cpu_count() - 1)]
     waiting = own_api.run(echo, {"text": "patient"})["run_id"]
@@ -126,6 +127,7 @@ def test_waiting_runs_start_after_a_restart(sandbox, own_api, running, echo, com
     assert {api.get(run)["state"] for run in [running, *others]} == {"FAILED"}
 
 
+@pytest.mark.slow
 def test_stopping_the_sandbox_ends_runs_and_records_the_reason(sandbox, own_api, running):
     sandbox.down()
     assert not processes_of_runs([running])

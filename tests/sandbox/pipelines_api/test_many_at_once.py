@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 import requests
 
 from tests.support import simple
@@ -36,6 +37,7 @@ def test_fifty_clients_create_list_and_delete_and_nothing_is_lost(own_api, echo)
     assert own_api.call("GET", "/pipelines", params={"page_size": 1})["total_size"] == 2 * THREADS
 
 
+@pytest.mark.slow
 def test_terminate_during_completion_ends_in_one_consistent_state(own_api, echo):
     for delay in (0, 0.05, 0.15, 0.25, 0.35, 0.5):
         run = own_api.run(echo, {"text": str(delay)})["run_id"]
@@ -69,6 +71,7 @@ def test_runs_wait_in_order_when_there_are_more_than_cores(own_api, compiled, mo
         own_api.call("DELETE", f"/runs/{run}")
 
 
+@pytest.mark.slow
 def test_fifty_clients_that_follow_a_silent_log_block_no_request(own_api, compiled):
     run = own_api.run(compiled(simple.slow))["run_id"]
     node = await_that(lambda: own_api.tasks(run).get("sleep"), "the task does not start")["node_id"]

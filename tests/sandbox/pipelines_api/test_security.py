@@ -98,6 +98,7 @@ def test_the_server_listens_on_loopback_only_and_no_command_line_shows_the_secre
     assert address[2] not in "".join(shared_sandbox.logs(1000).values())
 
 
+@pytest.mark.slow
 def test_a_task_sees_neither_the_secret_nor_the_environment_of_the_notebook(sandbox, compiled):
     from kfp import dsl
 
@@ -137,6 +138,7 @@ def test_a_path_in_a_request_reads_no_file(api, address, echo, name):
         assert send(address, f"/{secret}/apis/v2beta1{path}", Host=f"127.0.0.1:{port}") in (400, 404)
 
 
+@pytest.mark.slow
 def test_only_the_user_can_read_the_files_even_in_an_open_folder(sandbox, echo):
     sandbox.directory.chmod(0o755)
     sandbox.up()
