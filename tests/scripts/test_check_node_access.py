@@ -53,7 +53,7 @@ def test_it_names_every_hop_and_the_role_that_may_not_pull(check, cluster):
         f"role {cluster}-node",
         "policy AmazonEKSWorkerNodePolicy",
         "policy AmazonEKS_CNI_Policy",
-        "no policy that allows to pull from ECR",
+        "no policy of this role allows pulling from ECR",
     ]
     assert f"may not pull from ECR: {cluster}-node" in done.stderr and "--fix" in done.stderr
 

@@ -49,14 +49,14 @@ def test_what_is_missing_is_named_with_how_to_get_it_on_both_systems(shell, acco
         ("eksctl", "0.99.0", "too old"),
         ("kind", "0.9.0", "too old"),
         ("docker", "Docker version 19.03.15, build x\n", "too old"),
-        ("kustomize", "nonsense", "does not say its version"),
+        ("kustomize", "nonsense", "does not print its version"),
     ],
 )
 def test_a_version_that_does_not_fit_is_seen(shell, tool, version, said):
     provide_all(shell, **{tool: version})
     done = shell.run("check_tools.sh", tool)
     assert said in rows(done)[tool]
-    assert done.returncode == (0 if "does not say" in said else 3)
+    assert done.returncode == (0 if "does not print" in said else 3)
 
 
 @pytest.mark.parametrize("version", ["1.33.0", "1.35.9"])

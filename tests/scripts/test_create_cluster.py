@@ -113,7 +113,7 @@ def test_a_cluster_without_nodes_gets_them(shell, account, eksctl, unique):
     assert shell.paste(f"aws eks create-cluster {arguments}").returncode == 0
     done = shell.run("create_cluster.sh", CLUSTER_NAME=unique, NODE_SPOT="true", NODE_COUNT="3")
     assert done.returncode == 0, done.stderr
-    assert f"runs Kubernetes 1.19, and versions.env says {versions()['KUBERNETES_VERSION']}" in done.stderr
+    assert f"runs Kubernetes 1.19, and KUBERNETES_VERSION is {versions()['KUBERNETES_VERSION']}" in done.stderr
     assert "0.12 USD an hour and 3 x m6i.xlarge" in done.stderr
     call, given = changes(shell)[0]
     assert call == "eksctl create nodegroup -f -"
@@ -151,7 +151,7 @@ def test_a_cluster_that_another_project_made_is_left_as_it_is(shell):
 
 
 @pytest.mark.parametrize(
-    "status, said", [("CREATE_IN_PROGRESS", "again in some minutes"), ("ROLLBACK_COMPLETE", "scripts/clean_up.py")]
+    "status, said", [("CREATE_IN_PROGRESS", "again in a few minutes"), ("ROLLBACK_COMPLETE", "scripts/clean_up.py")]
 )
 def test_the_stack_of_an_interrupted_run_is_named(shell, status, said):
     stand_in_kubectl(shell, "kubeflow-demo")
@@ -183,7 +183,7 @@ def test_nodes_that_failed_are_not_waited_for(shell):
     answers = ("describe-cluster", f"ACTIVE\t1.34\t{OURS}\n"), ("describe-nodegroup", "CREATE_FAILED\n")
     shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), *answers)
     done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1")
-    assert done.returncode == 1 and "kubeflow-demo-nodes are CREATE_FAILED" in done.stderr
+    assert done.returncode == 1 and "kubeflow-demo-nodes is CREATE_FAILED" in done.stderr
     assert "eksctl delete nodegroup" in done.stderr and not any("wait" in call for call in shell.calls)
 
 

@@ -50,7 +50,7 @@ def test_the_first_run_makes_the_repository_and_the_second_changes_nothing(creat
 
     second = create()
     assert second.returncode == 0 and state(ecr, unique) == made
-    assert second.stdout.splitlines() == [f"the repository {unique} is as it should be; nothing to do", address]
+    assert second.stdout.splitlines() == [f"the repository {unique} has the right settings; nothing to do", address]
 
 
 def test_a_repository_with_other_settings_is_brought_in_line_and_each_change_is_said(create, ecr, unique):
@@ -58,9 +58,9 @@ def test_a_repository_with_other_settings_is_brought_in_line_and_each_change_is_
     done = create("--keep", "3", "--untagged-days", "1")
     assert done.returncode == 0, done.stderr
     for change in (
-        "as the project's",
-        "cannot be moved any more (they were MUTABLE)",
-        "scanned",
+        "as a repository of this project",
+        "IMMUTABLE (before: MUTABLE)",
+        "now scans each image",
         "the newest 3 images",
     ):
         assert change in done.stdout
