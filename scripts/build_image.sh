@@ -8,9 +8,9 @@ usage() {
   cat <<'EOF'
 usage: scripts/build_image.sh [--dry-run] [--name] [--tag TAG] [--file FILE] [component|notebook] [-- OPTION...]
 
-Builds docker/component/Dockerfile (the default) or docker/notebook/Dockerfile, and prints NAME:TAG of the image. The tag
-is a checksum of all files in the image. Different content gets a different tag, also before you commit the change. The
-script builds nothing when an image with this tag exists.
+Builds docker/component/Dockerfile (the default) or docker/notebook/Dockerfile, and prints NAME:TAG of the image. The
+tag is a checksum of all files in the image. Different content gets a different tag, also before you commit the change.
+The script builds nothing when an image with this tag exists.
 
   --tag TAG   use this tag in place of the checksum, such as a version; latest is not allowed
   --file FILE build this Dockerfile in place of the one in docker/
@@ -22,7 +22,7 @@ script builds nothing when an image with this tag exists.
   COMPONENT_BASE_IMAGE   the base image (default: in versions.env); a digest such as python@sha256:... fixes it
   PIP_CONFIG_FILE        a pip.conf for this build, such as one with a mirror; it does not stay in the image
   PIP_CERT               certificates for a build behind a proxy; they do not stay in the image
-  IMAGE_PLATFORM         the platform of the nodes (default: linux/amd64); linux/arm64 for Graviton, or for kind on a Mac
+  IMAGE_PLATFORM         the platform of the nodes (default: linux/amd64); for Graviton or kind on a Mac: linux/arm64
   SOURCE_DATE_EPOCH      the time of all files in the image, in seconds since 1970 (default: the beginning of 2026)
 
 exit status: 0 done, 1 failed, 2 wrong usage, 3 Docker or the base image is missing

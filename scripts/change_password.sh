@@ -9,9 +9,9 @@ usage() {
 usage: scripts/change_password.sh [--stdin] [--dry-run]
 
 Asks for a new password twice, and sets the password of user@example.com in the cluster that kubectl points to. Kubeflow
-stores only the bcrypt hash of the password. The script never shows the password or the hash, writes them into no file on
-this machine, and puts them on no command line. The login service restarts; existing sessions remain until they end. Each
-run changes the hash, also with the same password.
+stores only the bcrypt hash of the password. The script never shows the password or the hash, writes them into no file
+on this machine, and puts them on no command line. The login service restarts; existing sessions remain until they end.
+Each run changes the hash, also with the same password.
 
   --stdin     read the password from standard input (one line); do not ask
   --dry-run   print the commands to paste; change nothing. The pasted command asks for the password.
@@ -49,7 +49,7 @@ if ! ws_cluster_has secret dex-passwords -n auth && ! ws_cluster_has deployment 
 fi
 
 # Reads the password, and pipes a Secret with the hash to the command in its arguments. No shell variable holds the
-# password or the hash, because `bash -x` would show them. Dex accepts all bcrypt prefixes; Kubeflow's manifests use $2y$:
+# password or the hash, because `bash -x` would show them. Dex accepts every bcrypt prefix. Kubeflow's manifests use $2y$:
 # https://github.com/kubeflow/community-distribution/blob/master/README.md
 # shellcheck disable=SC2016  # the dollar signs belong to the prefix of the hash
 hash_into='

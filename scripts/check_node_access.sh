@@ -17,7 +17,7 @@ may not pull images from ECR. The script looks for AWS's own policies AmazonEC2C
 
 settings: CLUSTER_NAME (kubeflow-demo), AWS_DEFAULT_REGION
 
-exit status: 0 all roles may pull, 1 a role may not pull, or failed, 2 wrong usage, 3 the AWS CLI or credentials are missing
+exit status: 0 all roles may pull, 1 a role may not, or failed, 2 wrong usage, 3 the AWS CLI or credentials are missing
 EOF
 }
 

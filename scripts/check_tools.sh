@@ -11,8 +11,8 @@ usage() {
 usage: scripts/check_tools.sh [--dry-run] [TOOL...]
 
 Looks for the command-line tools that the scripts call. For each tool, shows the version found, the version needed, and
-how to install a missing tool. For aws, also shows your AWS identity. TOOL limits the check to the named tools. The script
-changes nothing; it accepts --dry-run like the other scripts.
+how to install a missing tool. For aws, also shows your AWS identity. TOOL limits the check to the named tools. The
+script changes nothing; it accepts --dry-run like the other scripts.
 
   aws        everything on AWS              kubectl    everything on Kubernetes
   eksctl     the cluster on AWS             kustomize  the whole Kubeflow platform
@@ -48,14 +48,14 @@ is_at_least() {
 
 # Prints the first version number in the output of a tool.
 print_version() {
-  local said
+  local output
   case "$1" in
-    aws | docker) said=$("$1" --version 2>&1) ;;
-    kubectl) said=$(kubectl version --client 2>&1) ;;
-    eksctl | kustomize) said=$("$1" version 2>&1) ;;
-    kind) said=$(kind version -q 2>&1 || kind version 2>&1) ;;
+    aws | docker) output=$("$1" --version 2>&1) ;;
+    kubectl) output=$(kubectl version --client 2>&1) ;;
+    eksctl | kustomize) output=$("$1" version 2>&1) ;;
+    kind) output=$(kind version -q 2>&1 || kind version 2>&1) ;;
   esac || true
-  sed -nE 's/^[^0-9]*([0-9]+\.[0-9]+(\.[0-9]+)?).*$/\1/p' <<<"$said" | head -1
+  sed -nE 's/^[^0-9]*([0-9]+\.[0-9]+(\.[0-9]+)?).*$/\1/p' <<<"$output" | head -1
 }
 
 # kubectl may be one minor version older or newer than the cluster: https://kubernetes.io/releases/version-skew-policy/

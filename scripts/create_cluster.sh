@@ -112,8 +112,8 @@ fi
 
 # ---- the parts that an interrupted run did not create
 
-# The order is that of eksctl: the OIDC provider and the addons, then the nodes. Nodes do not get ready without the network
-# addon. eksctl keeps existing parts.
+# The order is that of eksctl: the OIDC provider and the addons, then the nodes. Nodes do not get ready without the
+# network addon. eksctl keeps existing parts.
 has_addons() {
   ws_cluster_has daemonset aws-node -n kube-system && ws_cluster_has daemonset eks-pod-identity-agent -n kube-system &&
     ws_cluster_has deployment ebs-csi-controller -n kube-system

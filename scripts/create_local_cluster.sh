@@ -15,7 +15,7 @@ cluster. This takes about ten minutes, mostly downloads, and costs nothing. The 
 
   CLUSTER_NAME   the name of the cluster (kubeflow-demo), in lower case; its kubectl context is kind-NAME
 
-exit status: 0 done, 1 failed, 2 wrong usage, 3 a tool is missing, Docker does not answer, or an inotify limit is too low
+exit status: 0 done, 1 failed, 2 wrong usage, 3 a tool or Docker is missing, or an inotify limit is too low
 EOT
 }
 
@@ -56,7 +56,7 @@ fi
 
 # ---- the cluster
 
-# kind lists the clusters by their containers, and restarts a container with Docker.
+# The cluster is a Docker container, so it stops and starts together with Docker.
 clusters=""
 if ws_has_tool kind; then clusters=$(kind get clusters 2>/dev/null || true); fi
 if grep -qxF "$CLUSTER_NAME" <<<"$clusters"; then

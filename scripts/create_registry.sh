@@ -8,9 +8,10 @@ usage() {
   cat <<'EOF'
 usage: scripts/create_registry.sh [--keep N] [--untagged-days N] [--public] [--dry-run]
 
-Creates the repository COMPONENT_REPOSITORY in ECR, in your account and region. ECR scans each image after the push, tags
-never move, and old images expire. The script corrects the settings of an existing repository and prints each change. It
-does not change a repository with images that this project did not create. The last line is the repository's address.
+Creates the repository COMPONENT_REPOSITORY in ECR, in your account and region. ECR scans each image after the push,
+tags never move, and old images expire. The script corrects the settings of an existing repository, and prints each
+change. A repository with images that this project did not create stays unchanged. The last line is the address of the
+repository.
 
   --keep N            keep N tagged images (default: 20)
   --untagged-days N   delete an image without a tag after N days (default: 7)
@@ -44,7 +45,7 @@ name=$COMPONENT_REPOSITORY
 ws_require_tool python3
 ws_identify_account
 
-# The API of ECR Public for repositories is in us-east-1 only: https://docs.aws.amazon.com/general/latest/gr/ecr-public.html
+# The API of ECR Public is in us-east-1 only: https://docs.aws.amazon.com/general/latest/gr/ecr-public.html
 if $public; then
   address="ecr-public describe-repositories --region us-east-1 --repository-names $name --query repositories[0].repositoryUri --output text"
   # shellcheck disable=SC2086  # the variable holds several words

@@ -6,8 +6,8 @@ PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 SCRIPT=${0##*/}
 DRY_RUN=false
 ANSWER=""
-# The AWS CLI is a Python program, and users cannot act on Python's warnings. A pager would wait for a key. The functions
-# below parse the output of the AWS CLI, so its formats are fixed to those that versions 1 and 2 both have.
+# The AWS CLI is a Python program, and users cannot act on Python's warnings. A pager would wait for a key. The
+# functions below parse the output of the AWS CLI, so its formats are fixed to those that versions 1 and 2 both have.
 export PYTHONWARNINGS=ignore AWS_PAGER="" AWS_CLI_ERROR_FORMAT=legacy AWS_DEFAULT_OUTPUT=json
 
 # The folder of temporary files. Only the user can read the folder, and the script deletes the folder at its end.
@@ -47,7 +47,7 @@ ws_read_settings() {
     case "$name" in "" | \#*) continue ;; esac
     case "$settings" in *" ${name%%=*} "*) ;; *) printf -v "${name%%=*}" %s "${name#*=}" ;; esac
   done <"$PROJECT/versions.env"
-  # The AWS CLI fails when the variable of the region is empty. Version 2 prefers AWS_REGION; version 1 ignores AWS_REGION.
+  # The AWS CLI fails when the variable of the region is empty. Version 2 prefers AWS_REGION. Version 1 ignores it.
   if [ -n "$AWS_DEFAULT_REGION" ]; then
     export AWS_DEFAULT_REGION AWS_REGION="$AWS_DEFAULT_REGION"
   else
@@ -228,18 +228,18 @@ ws_print_aws_error_code() { sed -nE 's/^.*An error occurred \(([^)]*)\).*$/\1/p'
 
 # Ends the script with the last error of the AWS CLI. The exit status is 3 for credentials or a missing region, else 1.
 ws_fail_with_aws_error() {
-  local said
-  said=$(sed -e '/^[[:space:]]*$/d' "$WORK/error" | tail -1)
-  case "$(ws_print_aws_error_code) $said" in
+  local message
+  message=$(sed -e '/^[[:space:]]*$/d' "$WORK/error" | tail -1)
+  case "$(ws_print_aws_error_code) $message" in
     ExpiredToken* | RequestExpired* | InvalidClientTokenId* | UnrecognizedClient* | InvalidAccessKeyId* | \
       SignatureDoesNotMatch* | AuthFailure* | *"Unable to locate credentials"* | *"could not be found"* | \
       *"SSO session"* | *"Error loading SSO Token"*)
-      ws_report_missing "there are no valid AWS credentials: $said. Log in with \`aws sso login\` (first \`aws configure sso\`), or export AWS_PROFILE" ;;
+      ws_report_missing "AWS does not accept your credentials: $message. Log in with \`aws sso login\` (first \`aws configure sso\`), or export AWS_PROFILE" ;;
     *"specify a region"*) ws_report_missing "AWS needs a region: export AWS_DEFAULT_REGION, such as us-east-1" ;;
     AccessDenied* | UnauthorizedOperation* | *"is not authorized to perform"*)
-      ws_fail "AWS does not allow you to do this: $said. Ask your administrator to allow the action in this message." ;;
-    *"Could not connect to the endpoint"*) ws_fail "AWS does not answer: $said. Check AWS_DEFAULT_REGION and AWS_ENDPOINT_URL." ;;
-    *) ws_fail "AWS refuses this: $said" ;;
+      ws_fail "AWS does not allow you this: $message. Ask your administrator for the action that the message names." ;;
+    *"Could not connect to the endpoint"*) ws_fail "AWS does not answer: $message. Check AWS_DEFAULT_REGION and AWS_ENDPOINT_URL." ;;
+    *) ws_fail "AWS refuses this: $message" ;;
   esac
 }
 
@@ -271,8 +271,8 @@ ws_render() {
 ws_render_json() { ws_render "$@" | tr -d '\n' | sed -E 's/[[:space:]]+/ /g; s/([[{]) /\1/g; s/ ([]}])/\1/g'; }
 
 # ws_select_cluster [NAME]: sets CONTEXT to the kubectl context of the cluster. NAME is the only context to accept.
-# Without NAME, the cluster CLUSTER_NAME may be on AWS or on this machine. Ends the script when kubectl points to any other
-# cluster, which the user may need for something else. A dry run goes on without a cluster.
+# Without NAME, the cluster CLUSTER_NAME may be on AWS or on this machine. Ends the script when kubectl points to any
+# other cluster, which the user may need for something else. A dry run goes on without a cluster.
 ws_select_cluster() {
   ws_require_tool kubectl
   local current wanted=${1:-$CLUSTER_NAME}

@@ -91,18 +91,18 @@ find_digest_with_docker() {
     DIGEST=$(sed -nE 's/^.*"digest": "(sha256:[0-9a-f]{64})".*$/\1/p' "$WORK/answer" | head -1)
     return
   fi
-  local said
-  said=$(tail -1 "$WORK/error")
-  case "$said" in
+  local message
+  message=$(tail -1 "$WORK/error")
+  case "$message" in
     *"no such manifest"* | *"manifest unknown"* | *"not found"*) ;;
     *unauthorized* | *denied* | *"authentication required"*)
-      ws_report_missing "$REGISTRY requires a login: $said. Log in with \`docker login ${REGISTRY%%/*}\`" ;;
-    *) ws_fail "$REGISTRY does not answer as a registry: $said. Check REGISTRY and the network." ;;
+      ws_report_missing "$REGISTRY requires a login: $message. Log in with \`docker login ${REGISTRY%%/*}\`" ;;
+    *) ws_fail "$REGISTRY does not answer as a registry: $message. Check REGISTRY and the network." ;;
   esac
 }
 
 # Without a credential helper, Docker would write the login into its settings in plain text. In that case, this function
-# lets Docker use a copy of the settings, and the script deletes the copy. Contexts and plugins are links to the user's own.
+# lets Docker use a copy of the settings, and the script deletes the copy. Links keep the user's contexts and plugins.
 log_in() {
   local settings=${DOCKER_CONFIG:-${HOME:-}/.docker} entry
   if grep -qE "\"${REGISTRY%%/*}\"[[:space:]]*:[[:space:]]*\"" "$settings/config.json" 2>/dev/null; then

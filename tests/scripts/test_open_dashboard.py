@@ -49,7 +49,7 @@ def test_a_taken_port_is_passed_over_and_that_is_said(shell, port):
     with socket.create_server(("127.0.0.1", port)):
         done = shell.run("open_dashboard.sh", "--print-only", "--port", str(port))
     used = int(done.stdout.rstrip().rpartition(":")[2])
-    assert used > port and f"port {port} is taken, so this is port {used}" in done.stderr
+    assert used > port and f"port {port} is taken; using port {used}" in done.stderr
 
 
 def test_an_address_of_its_own_is_printed_with_what_it_needs(shell):
@@ -111,7 +111,7 @@ def test_it_stays_in_the_foreground_until_it_is_ended_and_leaves_nothing_behind(
             assert running.poll() is None
         running.send_signal(sent)
         assert running.wait(timeout=30) == 0
-        assert "closed" in running.stderr.read()
+        assert "stopped" in running.stderr.read()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     assert list((tmp_path / "left").iterdir()) == []
@@ -120,7 +120,7 @@ def test_it_stays_in_the_foreground_until_it_is_ended_and_leaves_nothing_behind(
 def test_a_way_that_breaks_off_is_1(shell, port):
     stand_in_kubectl(shell, GATEWAY, ("port-forward", "lost connection to pod\n", 1))
     done = shell.run("open_dashboard.sh", "--port", str(port))
-    assert done.returncode == 1 and "lost connection to pod" in done.stderr and "broke off" in done.stderr
+    assert done.returncode == 1 and "lost connection to pod" in done.stderr and "connection to the dashboard broke" in done.stderr
 
 
 def test_no_dashboard_is_1_with_how_to_get_one(shell):

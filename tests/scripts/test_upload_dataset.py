@@ -70,7 +70,7 @@ def test_the_first_run_makes_bucket_and_object_the_second_changes_nothing_and_ne
     assert tags == [TAG] and encryption == {"SSEAlgorithm": "AES256"}
     assert rule["Status"] == "Enabled" and rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
     assert s3.get_object(Bucket=unique, Key=olist_zip.name)["Body"].read() == olist_zip.read_bytes()
-    assert "skipped: this object store knows no block of public access; to run it: a bucket on AWS" in first.stdout
+    assert "skipped: this object store does not support the block of public access; to run it: use a" in first.stdout
 
     before = settings(s3, unique), objects(s3, unique)
     second = upload(olist_zip)
@@ -95,9 +95,9 @@ def test_an_interrupted_upload_goes_on_with_the_parts_that_are_missing(upload, s
 
     done = upload(large_zip)
     assert done.returncode == 0, done.stderr
-    assert "going on with the upload that was interrupted" in done.stdout
+    assert "resuming the interrupted upload" in done.stdout
     assert re.findall(r"part \d of 3 .*", done.stdout) == [
-        "part 1 of 3 is there",
+        "part 1 of 3 is already there",
         "part 2 of 3 sent",
         "part 3 of 3 sent",
     ]
@@ -116,7 +116,7 @@ def test_a_large_file_with_a_quote_or_a_dash_in_its_name_goes_on_with_its_own_up
     content = large_zip.read_bytes()
     s3.upload_part(Bucket=unique, Key=name, UploadId=begun, PartNumber=1, Body=content[:PART])
     done = upload(large_zip.rename(large_zip.with_name(name)))
-    assert done.returncode == 0 and "part 1 of 3 is there" in done.stdout, done.stderr
+    assert done.returncode == 0 and "part 1 of 3 is already there" in done.stdout, done.stderr
     assert s3.get_object(Bucket=unique, Key=name)["Body"].read() == content
 
 
@@ -163,7 +163,7 @@ def test_flights_that_are_not_there_are_made_by_the_package(upload):
 
 
 @pytest.mark.parametrize(
-    "content, said", [(b"x" * 100, "is no zip"), (None, "there is no file"), ("txt", "no CSV file")]
+    "content, said", [(b"x" * 100, "is not a readable zip"), (None, "there is no file"), ("txt", "no CSV file")]
 )
 def test_what_is_no_zip_of_csv_files_is_refused_before_any_call(upload, shell, tmp_path, content, said):
     shell.programs.joinpath("aws").unlink()
