@@ -182,7 +182,8 @@ grant_by_irsa() {
       --tags "$PROJECT_TAG"
     ws_report_change "added the cluster's OIDC provider to IAM"
   fi
-  # An SDK in a pod prefers Pod Identity to IRSA: https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html
+  # EKS gives pods Pod Identity instead of IRSA when a service account has both, see pkg/handler/handler.go in
+  # https://github.com/aws/amazon-eks-pod-identity-webhook
   if ws_find_in_aws eks list-pod-identity-associations --cluster-name "$CLUSTER_NAME" --namespace "$KUBEFLOW_NAMESPACE" \
     --service-account "$SERVICE_ACCOUNT" --query "associations[0].associationId" --output text; then
     case "$ANSWER" in
@@ -207,7 +208,7 @@ if [ "$method" = secret ]; then
   grant_by_secret
 else
   ws_require_setting WORKSHOP_BUCKET "the bucket that pods may use"
-  # The name of a role has at most 64 characters: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
+  # A role name has at most 64 characters: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
   [ "${#role}" -le 64 ] || ws_reject_usage "CLUSTER_NAME is \"$CLUSTER_NAME\"; it must have at most 61 characters, because it begins the name of a role"
   ws_require_tool python3
   if [ "$method" = irsa ]; then ws_require_tool kubectl; fi

@@ -8,9 +8,9 @@ usage() {
   cat <<'EOT'
 usage: scripts/install_kubeflow.sh [--platform full|pipelines] [--local] [--s3-artifacts] [--notebook IMAGE] [--dry-run]
 
-Installs Kubeflow in the cluster that kubectl points to, and waits until Kubeflow runs: 10 to 30 minutes. The script keeps
-a complete installation of this version. After an interruption, run it again. Until an installation is complete, each run
-also resets the password of user@example.com to the public one.
+Installs Kubeflow in the cluster that kubectl points to, and waits until Kubeflow runs: 10 to 30 minutes. The script
+keeps a complete installation of this version. After an interruption, run it again. Until an installation is complete,
+each run also resets the password of user@example.com to the public one.
 
   --platform full        install everything: dashboard, login, notebook servers, Pipelines (default). The nodes need
                          4.4 CPUs and 12.3 GiB.

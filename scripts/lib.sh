@@ -55,7 +55,7 @@ ws_read_settings() {
   fi
 }
 
-# ws_read_settings_file FILE: exports those settings of a file that the environment does not set. Never executes the file.
+# ws_read_settings_file FILE: exports the settings of a file that the environment does not set. Never executes FILE.
 ws_read_settings_file() {
   local line number=0 place name value names=" " where default accept refuse must meaning
   if ! [ -e "$1" ]; then return; fi
@@ -194,7 +194,7 @@ ws_run_or_show() {
   fi
 }
 
-# ws_run_or_show_with_input TEXT COMMAND...: like ws_run_or_show. COMMAND reads TEXT, such as a manifest, on standard input.
+# ws_run_or_show_with_input TEXT COMMAND...: like ws_run_or_show. COMMAND reads TEXT (a manifest) on standard input.
 ws_run_or_show_with_input() {
   local text=$1
   shift
@@ -207,8 +207,8 @@ ws_run_or_show_with_input() {
   printf '%s\n' "$text" | "$@" || ws_fail "this command failed: $(ws_show_command "$@")"
 }
 
-# ws_find_in_aws ARGUMENTS...: reads from AWS and changes nothing. Puts the output into ANSWER. Returns 1 when AWS reports
-# that the resource does not exist. Any other error ends the script.
+# ws_find_in_aws ARGUMENTS...: reads from AWS and changes nothing. Puts the output into ANSWER. Returns 1 when AWS
+# reports that the resource does not exist. Any other error ends the script.
 ws_find_in_aws() {
   if aws "$@" >"$WORK/answer" 2>"$WORK/error"; then
     ANSWER=$(cat "$WORK/answer")
@@ -294,8 +294,8 @@ ws_select_cluster() {
   ws_note "the cluster is $CONTEXT"
 }
 
-# ws_ask_cluster ARGUMENTS...: reads from the cluster and changes nothing. Puts the output of kubectl into ANSWER. ANSWER is
-# empty when the object does not exist. An error ends the script; in a dry run, an error leaves ANSWER empty.
+# ws_ask_cluster ARGUMENTS...: reads from the cluster and changes nothing. Puts the output of kubectl into ANSWER.
+# ANSWER is empty when the object does not exist. An error ends the script; in a dry run, an error leaves ANSWER empty.
 ws_ask_cluster() {
   ANSWER=""
   if ANSWER=$(kubectl --context "$CONTEXT" get --ignore-not-found "$@" </dev/null 2>"$WORK/error"); then return; fi

@@ -8,8 +8,9 @@ usage() {
   cat <<'EOT'
 usage: scripts/open_dashboard.sh [--port PORT] [--print-only] [--dry-run]
 
-Finds the dashboard in the cluster that kubectl points to, and prints its address. If the dashboard has no public address,
-the script forwards a port of this machine to the dashboard until you press Ctrl-C. Other machines cannot use this port.
+Finds the dashboard in the cluster that kubectl points to, and prints its address. If the dashboard has no public
+address, the script forwards a port of this machine to the dashboard until you press Ctrl-C. Other machines cannot use
+this port.
 
   --port PORT    the first port to try (8080); the script uses the next free port
   --print-only   print the address and the command that forwards the port; do not run the command

@@ -54,8 +54,8 @@ make_flights() {
     ws_report_missing "the flights data cannot be created: $(tail -1 "$WORK/error"). Install the packages of the lessons: pip install -r requirements.txt"
 }
 
-# Prints the user and the key as a line of a curl configuration. No variable of this script and no command line holds the
-# user or the key.
+# Prints the user and the key as a line of a curl configuration. No variable of this script and no command line holds
+# the user or the key.
 kaggle_login='
 import json, os, pathlib, sys
 user, key = os.environ.get("KAGGLE_USERNAME"), os.environ.get("KAGGLE_KEY")
@@ -123,8 +123,8 @@ fi
 
 ws_identify_account
 
-# read_bucket_setting WHAT ARGUMENTS...: sets ANSWER to a setting of the bucket. ANSWER is empty when the bucket has no such
-# setting. Returns 1, with a report, when this object store does not support the setting.
+# read_bucket_setting NAME ARGUMENTS...: sets ANSWER to a setting of the bucket. ANSWER is empty when the bucket lacks the
+# setting. Returns 1, and reports NAME, when this object store does not support the setting.
 read_bucket_setting() {
   local what=$1
   shift
@@ -191,8 +191,8 @@ else
     ws_run_or_show aws s3api put-bucket-tagging --bucket "$bucket" --tagging 'TagSet=[{Key=project,Value=first-kubeflow-pipeline}]'
     ws_report_change "tagged $bucket as a bucket of this project"
   fi
-  # A dry run cannot read the settings of a bucket that does not exist yet, so it prints all commands. AWS has some of these
-  # settings as defaults.
+  # A dry run cannot read the settings of a bucket that does not exist yet, so it prints all commands. Some of these
+  # settings are defaults of AWS.
   closed=BlockPublicAcls=true,IgnorePublicAcls=true,BlockPublicPolicy=true,RestrictPublicBuckets=true
   if read_bucket_setting "block of public access" get-public-access-block \
     --query "PublicAccessBlockConfiguration.[BlockPublicAcls,IgnorePublicAcls,BlockPublicPolicy,RestrictPublicBuckets]" &&
@@ -221,9 +221,9 @@ fi
 
 # ---- the upload
 
-# Prints the number of each part and its MD5 sum, in hex and in base64. The last line is the ETag of the object: the MD5 sum
-# of a file in one part, or else the MD5 sum of the sums of its parts and their count. With SSE-KMS, S3 uses other ETags, so
-# each run sends the file again.
+# Prints the number of each part and its MD5 sum, in hex and in base64. The last line is the ETag of the object: the MD5
+# sum of a file in one part, or else the MD5 sum of the sums of its parts, and their count. With SSE-KMS, S3 uses other
+# ETags, so each run sends the file again.
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
 sum_parts='
 import base64, hashlib, os, sys

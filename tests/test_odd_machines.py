@@ -153,7 +153,7 @@ def test_an_environment_whose_python_is_gone_is_made_again(project):
     for link in (project / ".venv" / "bin").glob("python*"):
         link.unlink()
         link.symlink_to("/nowhere/python")
-    assert check(project) == "the Python of .venv is gone\n"
+    assert check(project) == "the Python of .venv is missing\n"
     assert MAKE_ENVIRONMENT in run("make", "-n", "run", cwd=project).stdout
 
 
@@ -194,7 +194,7 @@ def test_a_set_up_that_cannot_download_names_the_proxy(project):
     environment = stub(project, pip="exit 1") | {"HTTPS_PROXY": "http://127.0.0.1:1"}
     done = run(project / MAKE_ENVIRONMENT, env=environment)
     assert done.returncode == 1
-    assert "look at HTTPS_PROXY (it is http://127.0.0.1:1)" in done.stderr
+    assert "HTTPS_PROXY (it is http://127.0.0.1:1)" in done.stderr
     assert not (project / ".venv" / ".ready").exists()
 
 
@@ -215,7 +215,7 @@ def test_two_set_ups_at_once_make_one_environment(project):
     said = [setup.communicate(timeout=60)[0] for setup in both]
     assert [setup.returncode for setup in both] == [0, 0], said
     assert (project / "made").read_text() == "venv\n"
-    assert sum("another set-up of this folder runs" in text for text in said) == 1
+    assert sum("another process is setting up this folder" in text for text in said) == 1
 
 
 def test_the_servers_of_a_copied_sandbox_are_not_those_of_the_original(sandbox, tmp_path):
