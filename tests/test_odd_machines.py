@@ -209,6 +209,18 @@ def test_an_interrupt_ends_the_set_up_at_any_time(project):
     assert "ready" not in said and not (project / ".venv" / ".ready").exists()
 
 
+def test_a_dry_run_of_the_set_up_changes_nothing_and_its_commands_make_the_environment(project):
+    environment = stub(project)
+    dry = run(project / MAKE_ENVIRONMENT, "--dry-run", env=environment)
+    assert dry.returncode == 0, dry.stderr
+    assert not (project / ".venv").exists()
+    pasted = run("bash", "-ec", dry.stdout, cwd=project, env=environment)
+    assert pasted.returncode == 0, pasted.stderr
+    assert (project / "made").read_text() == "venv\n"
+    assert (project / ".venv" / "uv.txt").read_text().startswith("uv==")
+    assert (project / ".venv" / ".ready").exists() and check(project) == ""
+
+
 def test_two_set_ups_at_once_make_one_environment(project):
     environment = stub(project, compiling=2)
     both = [start(project / MAKE_ENVIRONMENT, env=environment) for _ in range(2)]

@@ -120,7 +120,11 @@ def test_it_stays_in_the_foreground_until_it_is_ended_and_leaves_nothing_behind(
 def test_a_way_that_breaks_off_is_1(shell, port):
     stand_in_kubectl(shell, GATEWAY, ("port-forward", "lost connection to pod\n", 1))
     done = shell.run("open_dashboard.sh", "--port", str(port))
-    assert done.returncode == 1 and "lost connection to pod" in done.stderr and "connection to the dashboard broke" in done.stderr
+    assert (
+        done.returncode == 1
+        and "lost connection to pod" in done.stderr
+        and "connection to the dashboard broke" in done.stderr
+    )
 
 
 def test_no_dashboard_is_1_with_how_to_get_one(shell):
