@@ -1,4 +1,4 @@
-"""`scripts/change_password.sh`, with a real hash and a recorded kubectl. The tests search all output for the password."""
+"""`scripts/change_password.sh`, with a real hash and a recorded kubectl. All output is searched for the password."""
 
 import base64
 import json
