@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Changes the password of user@example.com, with which everybody could log in to a new Kubeflow.
+# Changes the password of user@example.com. The first password of Kubeflow is public.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -8,13 +8,13 @@ usage() {
   cat <<'EOT'
 usage: scripts/change_password.sh [--stdin] [--dry-run]
 
-Asks for a new password twice, and makes it the one of user@example.com in the cluster that kubectl points to. Kubeflow
-keeps only its bcrypt hash. Neither is ever shown, written into a file of this machine, or put on a command line. The
-login service restarts; who is logged in stays so until the session ends. Each run makes a new hash, also of the
-same password.
+Asks for a new password twice, and sets the password of user@example.com in the cluster that kubectl points to. Kubeflow
+stores only the bcrypt hash of the password. The script never shows the password or the hash, writes them into no file
+on this machine, and puts them on no command line. The login service restarts; existing sessions remain until they end.
+Each run changes the hash, also with the same password.
 
-  --stdin     read the password from standard input, one line, instead of asking
-  --dry-run   print the commands; the one that takes the password asks for it when it is pasted
+  --stdin     read the password from standard input (one line); do not ask
+  --dry-run   print the commands to paste; change nothing. The pasted command asks for the password.
 
   CLUSTER_NAME   the cluster (kubeflow-demo)
 
@@ -39,32 +39,32 @@ for candidate in python3 "$PROJECT/.venv/bin/python"; do
   if ws_has_tool "$candidate" && "$candidate" -c 'import bcrypt' 2>/dev/null; then python=$candidate; break; fi
 done
 if [ -z "$python" ]; then
-  if ! $DRY_RUN; then ws_report_missing "the Python package bcrypt is missing. Linux and macOS: make .venv/.ready, or pip install bcrypt"; fi
+  if ! $DRY_RUN; then ws_report_missing "the Python package bcrypt is missing. Install it on Linux and macOS: make .venv/.ready, or pip install bcrypt"; fi
   python=python3
 fi
 case "$python" in /*) python=.venv/bin/python; cd "$PROJECT" ;; esac
 
 if ! ws_cluster_has secret dex-passwords -n auth && ! ws_cluster_has deployment dex -n auth && ! $DRY_RUN; then
-  ws_fail "there is no login in $CONTEXT: it belongs to the whole platform, scripts/install_kubeflow.sh --platform full"
+  ws_fail "the cluster $CONTEXT has no login service. Only the whole platform has one: scripts/install_kubeflow.sh --platform full"
 fi
 
-# Takes the password, and gives the hash to the command in its arguments: it passes through no variable of the shell,
-# which `bash -x` would show. Dex takes any bcrypt; $2y$ is how Kubeflow's manifests write it:
+# Reads the password, and pipes a Secret with the hash to the command in its arguments. No shell variable holds the
+# password or the hash, because `bash -x` would show them. Dex accepts every bcrypt prefix; Kubeflow writes $2y$:
 # https://github.com/kubeflow/community-distribution/blob/master/README.md
-# shellcheck disable=SC2016  # the dollars are those of the hash
+# shellcheck disable=SC2016  # the dollar signs belong to the prefix of the hash
 hash_into='
 import base64, getpass, json, subprocess, sys
 source, *command = sys.argv[1:]
 try:
     password = sys.stdin.readline().rstrip("\r\n") if source == "stdin" else getpass.getpass("new password: ")
-    if source != "stdin" and getpass.getpass("the same again: ") != password:
-        sys.exit("the two are not the same; nothing was changed")
+    if source != "stdin" and getpass.getpass("repeat the new password: ") != password:
+        sys.exit("the two passwords differ; nothing was changed. Run this again.")
 except (EOFError, KeyboardInterrupt):
-    sys.exit("\nno password was given; nothing was changed")
+    sys.exit("\nthere was no password; nothing was changed")
 if len(password) < 12:
-    sys.exit("the password needs 12 characters at least; nothing was changed")
+    sys.exit("the password is too short: it needs at least 12 characters; nothing was changed")
 if len(password.encode()) > 72:
-    sys.exit("bcrypt takes 72 bytes at most; nothing was changed")
+    sys.exit("the password is too long: bcrypt accepts at most 72 bytes; nothing was changed")
 import bcrypt
 hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(12)).replace(b"$2b$", b"$2y$", 1)
 secret = {
@@ -75,9 +75,9 @@ secret = {
 }
 sys.exit(subprocess.run(command, input=json.dumps(secret), text=True, stdout=subprocess.DEVNULL).returncode)
 '
-# Applied by the server, because a plain apply would write the hash into an annotation as well.
+# Server-side, because a client-side apply would also write the hash into an annotation.
 set_password=("$python" -c "$hash_into" "$from" kubectl --context "$CONTEXT" apply --server-side --force-conflicts -f -)
-if $DRY_RUN; then ws_show_command "${set_password[@]}"; else "${set_password[@]}" || ws_fail "the password is as it was"; fi
+if $DRY_RUN; then ws_show_command "${set_password[@]}"; else "${set_password[@]}" || ws_fail "the password was not changed"; fi
 ws_run_or_show kubectl --context "$CONTEXT" rollout restart deployment dex -n auth
 ws_run_or_show kubectl --context "$CONTEXT" rollout status deployment dex -n auth --timeout=180s
-if ! $DRY_RUN; then ws_print "the password of user@example.com is changed. Who is logged in stays so until the session ends."; fi
+if ! $DRY_RUN; then ws_print "the password of user@example.com is changed. Existing sessions remain until they end."; fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Finds out whether the cluster's nodes may pull images from ECR.
+# Checks whether the cluster's nodes may pull images from ECR.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -8,16 +8,16 @@ usage() {
   cat <<'EOF'
 usage: scripts/check_node_access.sh [--fix] [--dry-run]
 
-Goes from the cluster to its node groups, from these to the role of their nodes, and from the role to its policies, and
-says which role may not pull images from ECR. Looked for are AWS's own policies AmazonEC2ContainerRegistryPullOnly,
--ReadOnly, -PowerUser and -FullAccess; policies of your own are not read.
+Lists the cluster's node groups, the IAM role of each node group, and the policies of each role. Reports each role that
+may not pull images from ECR. The script looks for AWS's own policies AmazonEC2ContainerRegistryPullOnly, -ReadOnly,
+-PowerUser and -FullAccess, and does not read your own policies.
 
   --fix       attach the missing policy: AmazonEC2ContainerRegistryPullOnly
-  --dry-run   print the commands that change something, ready to be pasted; run none of them
+  --dry-run   print the commands to paste; change nothing
 
 settings: CLUSTER_NAME (kubeflow-demo), AWS_DEFAULT_REGION
 
-exit status: 0 all may pull, 1 one may not, or it failed, 2 wrong usage, 3 the AWS CLI or credentials are missing
+exit status: 0 all roles may pull, 1 a role may not, or failed, 2 wrong usage, 3 the AWS CLI or credentials are missing
 EOF
 }
 
@@ -33,7 +33,7 @@ done
 ws_read_settings
 ws_identify_account
 
-# Prints the policy to attach: the one that allows nothing but pulling, where it is known already.
+# Prints the policy to attach: PullOnly, or ReadOnly where the AWS partition does not have PullOnly.
 smallest_policy() {
   local policy
   for policy in PullOnly ReadOnly; do
@@ -44,12 +44,12 @@ smallest_policy() {
 }
 
 ws_find_in_aws eks describe-cluster --name "$CLUSTER_NAME" --query cluster.arn --output text ||
-  ws_fail "there is no cluster $CLUSTER_NAME in $AWS_DEFAULT_REGION. Make it with scripts/create_cluster.sh, or set CLUSTER_NAME"
+  ws_fail "there is no cluster $CLUSTER_NAME in $AWS_DEFAULT_REGION. Create it with scripts/create_cluster.sh, or set CLUSTER_NAME."
 partition=$(cut -d: -f1-2 <<<"$ANSWER")
 ws_report "cluster $CLUSTER_NAME"
 ws_ask_aws eks list-nodegroups --cluster-name "$CLUSTER_NAME" --query "nodegroups[]" --output text
 groups=$ANSWER
-[ -n "$groups" ] || ws_fail "the cluster $CLUSTER_NAME has no node groups that EKS manages; nothing can be said of its nodes"
+[ -n "$groups" ] || ws_fail "the cluster $CLUSTER_NAME has no managed node group. Check the roles of its nodes in the IAM console."
 
 checked=" " missing=""
 for group in $groups; do
@@ -71,7 +71,7 @@ for group in $groups; do
     esac
   done
   if [ -z "$may" ]; then
-    ws_report "      no policy that allows to pull from ECR"
+    ws_report "      no policy of this role allows pulling from ECR"
     missing="$missing $role"
   fi
 done
@@ -80,7 +80,7 @@ if [ -z "$missing" ]; then
   ws_report "all nodes may pull from ECR; nothing to do"
   exit 0
 fi
-if ! $fix; then ws_fail "these roles may not pull from ECR:$missing. Allow it with: scripts/check_node_access.sh --fix"; fi
+if ! $fix; then ws_fail "these roles may not pull from ECR:$missing. Attach the policy: scripts/check_node_access.sh --fix"; fi
 policy=$(smallest_policy)
 for role in $missing; do
   ws_run_or_show aws iam attach-role-policy --role-name "$role" --policy-arn "$policy"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows which of the tools are here, in which version, what is needed, and who AWS takes you for.
+# Shows the versions of the tools, the versions needed, and your AWS identity.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -10,15 +10,15 @@ usage() {
   cat <<'EOF'
 usage: scripts/check_tools.sh [--dry-run] [TOOL...]
 
-Looks for the command-line tools that the scripts call (aws kubectl eksctl kustomize docker kind, or only those named)
-and shows the version found, the version needed, and how to get what is missing. With aws among them, it also shows
-which identity AWS sees. Nothing is changed; --dry-run is taken for the sake of the other scripts.
+Looks for the command-line tools that the scripts call. For each tool, shows the version found, the version needed, and
+how to install a missing tool. For aws, also shows your AWS identity. TOOL limits the check to the named tools. The
+script changes nothing; it accepts --dry-run like the other scripts.
 
   aws        everything on AWS              kubectl    everything on Kubernetes
   eksctl     the cluster on AWS             kustomize  the whole Kubeflow platform
   docker     images                         kind       the cluster on a laptop
 
-exit status: 0 all there, 2 wrong usage, 3 something is missing or too old, or AWS takes no credentials from here
+exit status: 0 all tools fit, 2 wrong usage, 3 a tool is missing or does not fit, or AWS credentials are missing
 EOF
 }
 
@@ -29,14 +29,14 @@ while [ $# -gt 0 ]; do
     --dry-run) DRY_RUN=true; shift ;;
     -*) ws_reject_usage "unknown option: $1" ;;
     *)
-      case " $TOOLS " in *" $1 "*) ;; *) ws_reject_usage "unknown tool: $1; known are: $TOOLS" ;; esac
+      case " $TOOLS " in *" $1 "*) ;; *) ws_reject_usage "unknown tool: $1; it must be one of: $TOOLS" ;; esac
       wanted="$wanted $1"
       shift ;;
   esac
 done
 ws_read_settings
 
-# is_at_least VERSION NEEDED: compares versions number by number.
+# is_at_least VERSION NEEDED: compares two versions number by number. Returns 1 when VERSION is older.
 is_at_least() {
   local IFS=. i
   # shellcheck disable=SC2206
@@ -46,16 +46,16 @@ is_at_least() {
   done
 }
 
-# Prints the first thing in a tool's answer that looks like a version.
+# Prints the first version number in the output of a tool.
 print_version() {
-  local said
+  local output
   case "$1" in
-    aws | docker) said=$("$1" --version 2>&1) ;;
-    kubectl) said=$(kubectl version --client 2>&1) ;;
-    eksctl | kustomize) said=$("$1" version 2>&1) ;;
-    kind) said=$(kind version -q 2>&1 || kind version 2>&1) ;;
+    aws | docker) output=$("$1" --version 2>&1) ;;
+    kubectl) output=$(kubectl version --client 2>&1) ;;
+    eksctl | kustomize) output=$("$1" version 2>&1) ;;
+    kind) output=$(kind version -q 2>&1 || kind version 2>&1) ;;
   esac || true
-  sed -nE 's/^[^0-9]*([0-9]+\.[0-9]+(\.[0-9]+)?).*$/\1/p' <<<"$said" | head -1
+  sed -nE 's/^[^0-9]*([0-9]+\.[0-9]+(\.[0-9]+)?).*$/\1/p' <<<"$output" | head -1
 }
 
 # kubectl may be one minor version older or newer than the cluster: https://kubernetes.io/releases/version-skew-policy/
@@ -83,12 +83,12 @@ for tool in ${wanted:-$TOOLS}; do
   version=$(print_version "$tool")
   needed=$(print_needed_version "$tool" "$version")
   if [ -z "$version" ]; then
-    print_row "$tool" "?" "$needed" "it does not say its version"
+    print_row "$tool" "?" "$needed" "the tool does not print its version"
   elif ! is_at_least "$version" "$needed"; then
     print_row "$tool" "$version" "$needed" "too old. $(ws_print_install_advice "$tool")"
     missing=$((missing + 1))
   elif [ "$tool" = kubectl ] && ! is_at_least "${KUBERNETES_VERSION%%.*}.$((minor + 1))" "${version%.*}"; then
-    print_row "$tool" "$version" "$needed" "too new for Kubernetes $KUBERNETES_VERSION: kubectl may be one minor version ahead"
+    print_row "$tool" "$version" "$needed" "too new for Kubernetes $KUBERNETES_VERSION: kubectl may be at most one minor version newer"
     missing=$((missing + 1))
   else
     print_row "$tool" "$version" "$needed" ok
@@ -103,4 +103,4 @@ case " ${wanted:-$TOOLS} " in
       ws_print "AWS: you are $ANSWER, account $ACCOUNT, region $AWS_DEFAULT_REGION"
     fi ;;
 esac
-if [ "$missing" -gt 0 ]; then ws_report_missing "$missing of these tools are missing or do not fit"; fi
+if [ "$missing" -gt 0 ]; then ws_report_missing "$missing of these tools are missing or have the wrong version. Install the versions in the column needed."; fi

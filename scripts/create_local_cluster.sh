@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Creates a cluster on this machine, in Docker, with Kubeflow Pipelines in it.
+# Creates a cluster in Docker on this machine, and installs Kubeflow Pipelines.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -8,14 +8,14 @@ usage() {
   cat <<'EOT'
 usage: scripts/create_local_cluster.sh [--dry-run]
 
-Creates a Kubernetes cluster in a Docker container of this machine, with kind, and installs Kubeflow Pipelines there.
-It takes about ten minutes, most of them downloads, and costs nothing. What is there already is left as it is.
+Creates a Kubernetes cluster with kind, in a Docker container on this machine, and installs Kubeflow Pipelines in the
+cluster. This takes about ten minutes, mostly downloads, and costs nothing. The script keeps existing parts.
 
-  --dry-run   print the commands that change something, ready to be pasted; run none of them
+  --dry-run   print the commands to paste; change nothing
 
-  CLUSTER_NAME   the cluster's name (kubeflow-demo), in lower case; kubectl knows it as kind-NAME
+  CLUSTER_NAME   the name of the cluster (kubeflow-demo), in lower case; its kubectl context is kind-NAME
 
-exit status: 0 done, 1 failed, 2 wrong usage, 3 a tool is missing, Docker does not run, or Linux allows too few watches
+exit status: 0 done, 1 failed, 2 wrong usage, 3 a tool or Docker is missing, or an inotify limit is too low
 EOT
 }
 
@@ -27,16 +27,17 @@ while [ $# -gt 0 ]; do
   esac
 done
 ws_read_settings
-case "$CLUSTER_NAME" in *[A-Z]*) ws_reject_usage "CLUSTER_NAME is \"$CLUSTER_NAME\"; for kind, it must be in lower case" ;; esac
+case "$CLUSTER_NAME" in *[A-Z]*) ws_reject_usage "CLUSTER_NAME is \"$CLUSTER_NAME\"; a name for kind must be in lower case" ;; esac
 ws_require_tool docker
 ws_require_tool kind
 ws_require_tool kubectl
 if ws_has_tool docker && ! docker info >"$WORK/docker" 2>&1; then
-  if ! $DRY_RUN; then ws_report_missing "Docker does not answer: $(tail -1 "$WORK/docker"). Start Docker, and try again"; fi
-  ws_note "Docker does not answer; the commands are those for when nothing is there yet"
+  if ! $DRY_RUN; then ws_report_missing "Docker does not answer: $(tail -1 "$WORK/docker"). Start Docker, and run this again."; fi
+  ws_note "Docker does not answer; $ASSUMPTION"
 fi
 
-# What many programs in one container watch, all together. https://kind.sigs.k8s.io/docs/user/known-issues/
+# All pods share the inotify limits of this machine, and Kubeflow exceeds Linux's defaults:
+# https://kind.sigs.k8s.io/docs/user/known-issues/
 too_low=""
 check_limit() {
   local now
@@ -49,11 +50,13 @@ if [ "$(uname)" = Linux ]; then
   check_limit fs.inotify.max_user_watches 1255360
 fi
 if [ -n "$too_low" ]; then
-  advice="Linux lets programs watch too few files, and some would fail later for no visible reason. Until the next start of this machine, this helps:${too_low%;}"
+  advice="the inotify limits of this machine are too low, and pods would fail with unclear errors. Raise the limits until the next boot:${too_low%;}"
   if $DRY_RUN; then ws_note "$advice"; else ws_report_missing "$advice"; fi
 fi
 
-# The cluster. It is a running container, so it is gone, or back, when Docker is.
+# ---- the cluster
+
+# The cluster is a Docker container, so it stops and starts together with Docker.
 clusters=""
 if ws_has_tool kind; then clusters=$(kind get clusters 2>/dev/null || true); fi
 if grep -qxF "$CLUSTER_NAME" <<<"$clusters"; then
@@ -65,7 +68,8 @@ else
   ws_run_or_show_with_input "$(cat "$PROJECT/deploy/kind/cluster.yaml")" kind create cluster --name "$CLUSTER_NAME" --config - --wait 5m
 fi
 
-# Kubeflow Pipelines in it.
+# ---- Kubeflow Pipelines
+
 if $DRY_RUN; then
   bash "$PROJECT/scripts/install_kubeflow.sh" --platform pipelines --local --dry-run
 else

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the repository in ECR that the image of the components is pushed to.
+# Creates the ECR repository of the component image.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -8,15 +8,16 @@ usage() {
   cat <<'EOF'
 usage: scripts/create_registry.sh [--keep N] [--untagged-days N] [--public] [--dry-run]
 
-Makes the repository COMPONENT_REPOSITORY in ECR, in your account and region: images are scanned when they are pushed,
-a tag once pushed stays as it is, and old images expire. A repository that is there is brought in line, and what was
-changed is said; one that holds images and was not made by this project is left alone. The last line is its address.
+Creates the repository COMPONENT_REPOSITORY in ECR, in your account and region. ECR scans each image after the push,
+tags never move, and old images expire. The script corrects the settings of an existing repository, and prints each
+change. A repository with images that this project did not create stays unchanged. The last line is the address of the
+repository.
 
-  --keep N            how many tagged images to keep (default: 20)
-  --untagged-days N   after how many days an image without a tag expires (default: 7)
-  --public            in ECR Public instead, which anybody may pull from. It has neither scans nor expiry, and
-                      clean_up.py does not delete it: aws ecr-public delete-repository --region us-east-1 --force
-  --dry-run           print the commands that change something, ready to be pasted; run none of them
+  --keep N            keep N tagged images (default: 20)
+  --untagged-days N   delete an image without a tag after N days (default: 7)
+  --public            use ECR Public, where everyone may pull. ECR Public has no scans and no expiry. clean_up.py does
+                      not delete it; use: aws ecr-public delete-repository --region us-east-1 --force
+  --dry-run           print the commands to paste; change nothing
 
 settings: COMPONENT_REPOSITORY (python-components), AWS_DEFAULT_REGION
 
@@ -44,16 +45,16 @@ name=$COMPONENT_REPOSITORY
 ws_require_tool python3
 ws_identify_account
 
-# ECR Public lives in us-east-1 alone: https://docs.aws.amazon.com/general/latest/gr/ecr-public.html
+# The API of ECR Public is in us-east-1 only: https://docs.aws.amazon.com/general/latest/gr/ecr-public.html
 if $public; then
   address="ecr-public describe-repositories --region us-east-1 --repository-names $name --query repositories[0].repositoryUri --output text"
-  # shellcheck disable=SC2086  # words
+  # shellcheck disable=SC2086  # the variable holds several words
   if ws_find_in_aws $address; then
     ws_report "the public repository $name is there already; nothing to do"
   else
     ws_run_or_show aws ecr-public create-repository --region us-east-1 --repository-name "$name" --tags "$PROJECT_TAG"
     if $DRY_RUN; then exit 0; fi
-    ws_report "made the public repository $name"
+    ws_report "created the public repository $name"
     # shellcheck disable=SC2086
     ws_ask_aws $address
   fi
@@ -61,7 +62,7 @@ if $public; then
   exit 0
 fi
 
-# Compares what two JSON texts mean, not how they are written.
+# is_same_json ONE OTHER: returns 1 when two JSON texts have different values. Ignores spaces and the order of keys.
 is_same_json() {
   python3 -c 'import json, sys; one, other = (json.loads(text or "null") for text in sys.argv[1:]); sys.exit(one != other)' "$@"
 }
@@ -77,31 +78,31 @@ if ws_find_in_aws ecr describe-repositories --repository-names "$name" --query "
   if [ "$ANSWER" != "${PROJECT_TAG##*=}" ]; then
     ws_ask_aws ecr list-images --repository-name "$name" --query "length(imageIds)" --max-items 1 --output text
     if [ "${ANSWER%%[!0-9]*}" != 0 ]; then
-      ws_fail "the repository $name holds images and was not made by this project. Set another COMPONENT_REPOSITORY; or, to" \
-        "hand it over, run: $(ws_show_command aws ecr tag-resource --resource-arn "$arn" --tags "$PROJECT_TAG")"
+      ws_fail "the repository $name holds images and was not made by this project. Set another COMPONENT_REPOSITORY. Or" \
+        "let this project manage the repository: $(ws_show_command aws ecr tag-resource --resource-arn "$arn" --tags "$PROJECT_TAG")"
     fi
     ws_run_or_show aws ecr tag-resource --resource-arn "$arn" --tags "$PROJECT_TAG"
-    ws_report_change "tagged $name as the project's"
+    ws_report_change "tagged $name as a repository of this project"
   fi
   if [ "$mutability" != IMMUTABLE ]; then
     ws_run_or_show aws ecr put-image-tag-mutability --repository-name "$name" --image-tag-mutability IMMUTABLE
-    ws_report_change "tags of $name cannot be moved any more (they were $mutability)"
+    ws_report_change "tags of $name are now IMMUTABLE (before: $mutability)"
   fi
   if [ "$scan" != true ]; then
     ws_run_or_show aws ecr put-image-scanning-configuration --repository-name "$name" --image-scanning-configuration scanOnPush=true
-    ws_report_change "images in $name are now scanned when they are pushed"
+    ws_report_change "ECR now scans each image that is pushed to $name"
   fi
 else
   ws_run_or_show aws ecr create-repository --repository-name "$name" --image-tag-mutability IMMUTABLE \
     --image-scanning-configuration scanOnPush=true --tags "$PROJECT_TAG"
-  ws_report_change "made the repository $name"
+  ws_report_change "created the repository $name"
 fi
 
 ANSWER=""
 if ws_find_in_aws ecr get-lifecycle-policy --repository-name "$name" --query lifecyclePolicyText --output text &&
   is_same_json "$ANSWER" "$lifecycle"; then :; else
   ws_run_or_show aws ecr put-lifecycle-policy --repository-name "$name" --lifecycle-policy-text "$lifecycle"
-  ws_report_change "$name keeps the newest $keep images; those without a tag go after $untagged_days days"
+  ws_report_change "$name now keeps the newest $keep images, and deletes images without a tag after $untagged_days days"
 fi
-if [ "$CHANGES" = 0 ]; then ws_report "the repository $name is as it should be; nothing to do"; fi
+if [ "$CHANGES" = 0 ]; then ws_report "the repository $name has the right settings; nothing to do"; fi
 if ! $DRY_RUN; then ws_print "$uri"; fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Gives the pods of a service account access to one bucket.
+# Gives the pods of one service account access to one bucket.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -9,17 +9,17 @@ usage() {
 usage: scripts/grant_s3_access.sh [--method pod-identity|irsa|secret] [--dry-run]
 
 Lets notebook servers and tasks that run as SERVICE_ACCOUNT in KUBEFLOW_NAMESPACE read and write the bucket
-WORKSHOP_BUCKET, and nothing else. Pods that run already keep what they have: restart them.
+WORKSHOP_BUCKET, and no other bucket. Running pods keep their old access until you restart them.
 
-  --method pod-identity   a role, by way of the agent that EKS has for it (default). No key exists that could leak.
-  --method irsa           the same role in the older way: the cluster's OIDC provider, and an annotation
-  --method secret         keys, for object stores that know no roles: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the
-                          environment go into the Secret s3-access, and the PodDefault s3-access offers them to notebook
-                          servers. They reach kubectl through its standard input.
-  --dry-run               print the commands that change something, ready to be pasted; run none of them
+  --method pod-identity   use an IAM role and the EKS Pod Identity agent (default). There is no key that could leak.
+  --method irsa           use the same role in the older way: the cluster's OIDC provider and an annotation
+  --method secret         use keys, for an object store without IAM roles. The script puts AWS_ACCESS_KEY_ID and
+                          AWS_SECRET_ACCESS_KEY of the environment into the Secret s3-access. The PodDefault s3-access
+                          offers the keys to notebook servers. kubectl reads the keys from standard input.
+  --dry-run               print the commands to paste; change nothing
 
 settings: WORKSHOP_BUCKET, CLUSTER_NAME (kubeflow-demo), KUBEFLOW_NAMESPACE (kubeflow-user-example-com),
-          SERVICE_ACCOUNT (default-editor), AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_S3 (for secret; empty: Amazon S3)
+          SERVICE_ACCOUNT (default-editor), AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_S3 (for secret; default: Amazon S3)
 
 exit status: 0 done, 1 failed, 2 wrong usage, 3 a tool or credentials are missing
 EOF
@@ -31,7 +31,7 @@ while [ $# -gt 0 ]; do
     -h | --help) usage; exit 0 ;;
     --dry-run) DRY_RUN=true; shift ;;
     --method)
-      case "${2:-}" in pod-identity | irsa | secret) method=$2 ;; *) ws_reject_usage "--method is pod-identity, irsa or secret" ;; esac
+      case "${2:-}" in pod-identity | irsa | secret) method=$2 ;; *) ws_reject_usage "--method is \"${2:-}\"; it must be pod-identity, irsa or secret" ;; esac
       shift 2 ;;
     *) ws_reject_usage "unknown argument: $1" ;;
   esac
@@ -41,8 +41,8 @@ role=$CLUSTER_NAME-s3
 
 # ---- keys in a Secret
 
-# Fills in the two keys. Only Python sees them: no variable of this script, and no command line, holds them.
-# shellcheck disable=SC2016  # expanded by Python, or by the shell that a dry run is pasted into
+# Python fills in the two keys. No variable of this script and no command line holds the keys.
+# shellcheck disable=SC2016  # Python expands the names; in a dry run, the user's shell does
 secret_manifest='apiVersion: v1
 kind: Secret
 metadata: {name: s3-access, namespace: '$KUBEFLOW_NAMESPACE'}
@@ -53,10 +53,10 @@ fill_in='
 import os, re, sys
 for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
     if not re.fullmatch(r"[A-Za-z0-9/+=_.-]+", os.environ.get(name, "")):
-        sys.exit(f"{name} is not set, or is no key")
+        sys.exit(f"{name} is not set, or has characters that no key has")
 print(os.path.expandvars(sys.argv[1]))
 '
-# Whether the Secret holds these keys already.
+# Exits with 1 when the keys on standard input, in base64, differ from the keys of the environment.
 compare='
 import base64, os, sys
 there = sys.stdin.read().split()
@@ -72,19 +72,19 @@ grant_by_secret() {
   ws_require_tool python3
   ws_select_cluster
   if ! python3 -c "$fill_in" "" >/dev/null 2>"$WORK/error"; then
-    ws_report_missing "$(cat "$WORK/error"). Export the keys of the object store: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    ws_report_missing "$(cat "$WORK/error"). Export the keys of the object store: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
   fi
   if [ "${AWS_SESSION_TOKEN:+set}" = set ]; then
-    ws_fail "the keys in the environment come with a session token, and would stop to work within hours. Take a role (--method pod-identity), or keys that stay"
+    ws_fail "the keys in the environment have a session token, so they expire within hours. Use a role (--method pod-identity), or export keys without a session token."
   fi
-  # Server-side, because kubectl else keeps a copy of all that it applies, keys included, in an annotation.
+  # Server-side, because a client-side apply would also write the keys into an annotation.
   local apply="kubectl --context $CONTEXT apply --server-side --force-conflicts -f -"
   if ! cluster_has_keys; then
     if $DRY_RUN; then
       printf '%s <<EOF\n%s\nEOF\n' "$apply" "$secret_manifest"
     else
-      # shellcheck disable=SC2086  # words
-      python3 -c "$fill_in" "$secret_manifest" | $apply || ws_fail "the Secret s3-access was not made"
+      # shellcheck disable=SC2086  # the variable holds several words
+      python3 -c "$fill_in" "$secret_manifest" | $apply || ws_fail "kubectl could not create the Secret s3-access in $KUBEFLOW_NAMESPACE"
     fi
     ws_report_change "put the keys into the Secret s3-access"
   fi
@@ -94,47 +94,47 @@ grant_by_secret() {
     "AWS_ENDPOINT_URL_S3=$endpoint" "AWS_DEFAULT_REGION=$region")
   ws_ask_cluster poddefault s3-access -n "$KUBEFLOW_NAMESPACE" -o "jsonpath={.spec.env[2].value} {.spec.env[3].value}"
   if [ "$ANSWER" != "$endpoint $region" ]; then
-    # shellcheck disable=SC2086
+    # shellcheck disable=SC2086  # the variable holds several words
     ws_run_or_show_with_input "$pod_default" $apply
-    ws_report_change "made the PodDefault s3-access: choose \"S3 access\" when you make a notebook server"
+    ws_report_change "created the PodDefault s3-access: choose \"S3 access\" when you create a notebook server"
   fi
 }
 
 # ---- a role
 
-# Compares what two JSON texts mean, not how they are written.
+# is_same_json ONE OTHER: returns 1 when two JSON texts have different values. Ignores spaces and the order of keys.
 is_same_json() {
   python3 -c 'import json, sys; one, other = (json.loads(text or "null") for text in sys.argv[1:]); sys.exit(one != other)' "$@"
 }
 
-# Makes the role, trusted as the first argument says, with the right to use the one bucket.
+# set_role TRUST: creates or corrects the role. TRUST is its trust policy. The role may use one bucket only.
 set_role() {
   local trust=$1 policy
   policy=$(ws_render_json "$PROJECT/deploy/iam/s3-one-bucket.json" "BUCKET=$WORKSHOP_BUCKET")
   if ws_find_in_aws iam get-role --role-name "$role" --query Role.AssumeRolePolicyDocument --output json; then
     if ! is_same_json "$ANSWER" "$trust"; then
       ws_run_or_show aws iam update-assume-role-policy --role-name "$role" --policy-document "$trust"
-      ws_report_change "the role $role is now for $method"
+      ws_report_change "the role $role now trusts $method"
     fi
   else
     ws_run_or_show aws iam create-role --role-name "$role" --assume-role-policy-document "$trust" --tags "$PROJECT_TAG"
-    ws_report_change "made the role $role"
+    ws_report_change "created the role $role"
   fi
   ANSWER=""
   if ws_find_in_aws iam get-role-policy --role-name "$role" --policy-name one-bucket --query PolicyDocument --output json &&
     is_same_json "$ANSWER" "$policy"; then return; fi
   ws_run_or_show aws iam put-role-policy --role-name "$role" --policy-name one-bucket --policy-document "$policy"
-  ws_report_change "$role may now use the bucket $WORKSHOP_BUCKET, and nothing else"
+  ws_report_change "the role $role may now use the bucket $WORKSHOP_BUCKET, and no other bucket"
 }
 
-# A role that was made a moment ago is not known everywhere yet.
+# Runs a command of the AWS CLI until AWS accepts the new role. A new role takes seconds to reach all of AWS.
 retry_until_role_is_known() {
   local try
   if $DRY_RUN; then ws_run_or_show "$@"; return; fi
   for try in 1 2 3 4 5 6; do
     if "$@" >"$WORK/answer" 2>"$WORK/error"; then return; fi
     case "$(ws_print_aws_error_code)" in InvalidParameter*) ;; *) break ;; esac
-    ws_note "AWS does not know the role everywhere yet; again in 5 seconds ($try of 6)"
+    ws_note "AWS does not accept the new role yet; next try in 5 seconds ($try of 6)"
     sleep 5
   done
   ws_fail_with_aws_error
@@ -144,13 +144,13 @@ grant_by_pod_identity() {
   set_role "$(ws_render_json "$PROJECT/deploy/iam/trust-pod-identity.json")"
   if ! ws_find_in_aws eks list-pod-identity-associations --cluster-name "$CLUSTER_NAME" --namespace "$KUBEFLOW_NAMESPACE" \
     --service-account "$SERVICE_ACCOUNT" --query "associations[0].associationId" --output text; then
-    # EKS itself always knows the call; it would name the cluster as what is not found.
-    ws_report "skipped: this AWS account has no EKS Pod Identity, so $role is not tied to $SERVICE_ACCOUNT; to run it: an EKS cluster"
+    # The cluster exists, so a real EKS cannot answer NotFound here. Only an emulated one without Pod Identity does.
+    ws_report "skipped: this AWS account has no EKS Pod Identity, so $SERVICE_ACCOUNT does not get the role $role; to run it: use an EKS cluster"
     exit 0
   fi
   local association=$ANSWER
   if ! ws_find_in_aws eks describe-addon --cluster-name "$CLUSTER_NAME" --addon-name eks-pod-identity-agent; then
-    # Without it, pods get no credentials, and nothing says so.
+    # Without the agent, pods get no credentials, and AWS reports no error.
     ws_run_or_show aws eks create-addon --cluster-name "$CLUSTER_NAME" --addon-name eks-pod-identity-agent
     ws_report_change "added eks-pod-identity-agent to $CLUSTER_NAME"
   fi
@@ -158,7 +158,7 @@ grant_by_pod_identity() {
     None | "")
       retry_until_role_is_known aws eks create-pod-identity-association --cluster-name "$CLUSTER_NAME" --namespace "$KUBEFLOW_NAMESPACE" \
         --service-account "$SERVICE_ACCOUNT" --role-arn "$role_arn"
-      ws_report_change "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now take the role $role"
+      ws_report_change "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now use the role $role"
       return ;;
   esac
   ws_ask_aws eks describe-pod-identity-association --cluster-name "$CLUSTER_NAME" --association-id "$association" \
@@ -167,7 +167,7 @@ grant_by_pod_identity() {
     local before=${ANSWER##*/}
     retry_until_role_is_known aws eks update-pod-identity-association --cluster-name "$CLUSTER_NAME" --association-id "$association" \
       --role-arn "$role_arn"
-    ws_report_change "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now take the role $role (before: $before)"
+    ws_report_change "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now use the role $role (before: $before)"
   fi
 }
 
@@ -175,21 +175,22 @@ grant_by_irsa() {
   ws_select_cluster
   ws_ask_aws eks describe-cluster --name "$CLUSTER_NAME" --query cluster.identity.oidc.issuer --output text
   local issuer=${ANSWER#https://}
-  case "$issuer" in None | "") ws_fail "the cluster $CLUSTER_NAME has no OIDC issuer" ;; esac
+  case "$issuer" in None | "") ws_fail "the cluster $CLUSTER_NAME has no OIDC issuer. Use --method pod-identity." ;; esac
   if ! ws_find_in_aws iam get-open-id-connect-provider \
     --open-id-connect-provider-arn "arn:aws:iam::$ACCOUNT:oidc-provider/$issuer"; then
     ws_run_or_show aws iam create-open-id-connect-provider --url "https://$issuer" --client-id-list sts.amazonaws.com \
       --tags "$PROJECT_TAG"
-    ws_report_change "made the cluster's OIDC provider known to IAM"
+    ws_report_change "added the cluster's OIDC provider to IAM"
   fi
-  # Pods take the newer way first: https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html
+  # EKS gives pods Pod Identity instead of IRSA when a service account has both, see pkg/handler/handler.go in
+  # https://github.com/aws/amazon-eks-pod-identity-webhook
   if ws_find_in_aws eks list-pod-identity-associations --cluster-name "$CLUSTER_NAME" --namespace "$KUBEFLOW_NAMESPACE" \
     --service-account "$SERVICE_ACCOUNT" --query "associations[0].associationId" --output text; then
     case "$ANSWER" in
       None | "") ;;
       *)
         ws_run_or_show aws eks delete-pod-identity-association --cluster-name "$CLUSTER_NAME" --association-id "$ANSWER"
-        ws_report_change "removed the pod identity association of $SERVICE_ACCOUNT, which would win" ;;
+        ws_report_change "removed the pod identity association of $SERVICE_ACCOUNT, which pods would use before the role of IRSA" ;;
     esac
   fi
   set_role "$(ws_render_json "$PROJECT/deploy/iam/trust-irsa.json" "ACCOUNT=$ACCOUNT" "ISSUER=$issuer" \
@@ -199,22 +200,22 @@ grant_by_irsa() {
   if [ "$ANSWER" != "$role_arn" ]; then
     ws_run_or_show kubectl --context "$CONTEXT" annotate --overwrite serviceaccount "$SERVICE_ACCOUNT" \
       -n "$KUBEFLOW_NAMESPACE" "eks.amazonaws.com/role-arn=$role_arn"
-    ws_report_change "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now take the role $role"
+    ws_report_change "pods of $KUBEFLOW_NAMESPACE/$SERVICE_ACCOUNT now use the role $role"
   fi
 }
 
 if [ "$method" = secret ]; then
   grant_by_secret
 else
-  ws_require_setting WORKSHOP_BUCKET "the bucket to give access to"
-  # A role's name has at most 64 characters: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
-  [ "${#role}" -le 64 ] || ws_reject_usage "CLUSTER_NAME is too long for a role $CLUSTER_NAME-s3: at most 61 characters"
+  ws_require_setting WORKSHOP_BUCKET "the bucket that pods may use"
+  # A role name has at most 64 characters: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
+  [ "${#role}" -le 64 ] || ws_reject_usage "CLUSTER_NAME is \"$CLUSTER_NAME\"; it must have at most 61 characters, because it begins the name of a role"
   ws_require_tool python3
   if [ "$method" = irsa ]; then ws_require_tool kubectl; fi
   ws_identify_account
   role_arn=arn:aws:iam::$ACCOUNT:role/$role
   if ! ws_find_in_aws eks describe-cluster --name "$CLUSTER_NAME"; then
-    ws_fail "there is no cluster $CLUSTER_NAME in $AWS_DEFAULT_REGION. Make it with scripts/create_cluster.sh, or set CLUSTER_NAME"
+    ws_fail "there is no cluster $CLUSTER_NAME in $AWS_DEFAULT_REGION. Create it with scripts/create_cluster.sh, or set CLUSTER_NAME."
   fi
   if [ "$method" = irsa ]; then grant_by_irsa; else grant_by_pod_identity; fi
 fi

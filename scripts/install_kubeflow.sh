@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs Kubeflow in the cluster: the whole platform, or Pipelines alone.
+# Installs Kubeflow in the cluster: the whole platform, or only Kubeflow Pipelines.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -8,22 +8,22 @@ usage() {
   cat <<'EOT'
 usage: scripts/install_kubeflow.sh [--platform full|pipelines] [--local] [--s3-artifacts] [--notebook IMAGE] [--dry-run]
 
-Installs Kubeflow in the cluster that kubectl points to, and waits until it runs: 10 to 30 minutes. What is installed
-already in this version is left as it is, so running this again finishes what was interrupted. Take care: as long as it
-has not finished once, running it again also brings back the password that everybody knows.
+Installs Kubeflow in the cluster that kubectl points to, and waits until Kubeflow runs: 10 to 30 minutes. The script
+keeps a complete installation of this version. After an interruption, run it again. Until an installation is complete,
+each run also resets the password of user@example.com to the public one.
 
-  --platform full        everything: dashboard, login, notebook servers, Pipelines (the default). It needs 4.4 CPUs and
-                         12.3 GiB of the nodes.
-  --platform pipelines   Kubeflow Pipelines alone, without login
-  --local                in the cluster that create_local_cluster.sh has made
-  --s3-artifacts         let the tasks of KUBEFLOW_NAMESPACE leave their artifacts in WORKSHOP_BUCKET. They need a right
-                         to it: see grant_s3_access.sh.
-  --notebook IMAGE       make a notebook server from an image that push_image.sh has pushed, NAME@sha256:...
-  --dry-run              print the commands that change something, ready to be pasted in the project's folder; run none
+  --platform full        install everything: dashboard, login, notebook servers, Pipelines (default). The nodes need
+                         4.4 CPUs and 12.3 GiB.
+  --platform pipelines   install only Kubeflow Pipelines, without login
+  --local                use the cluster of create_local_cluster.sh
+  --s3-artifacts         store the artifacts of KUBEFLOW_NAMESPACE in WORKSHOP_BUCKET. The tasks need access to the
+                         bucket: run grant_s3_access.sh.
+  --notebook IMAGE       create a notebook server from an image that push_image.sh has pushed: NAME@sha256:...
+  --dry-run              print the commands to paste in the project folder; change nothing
 
   CLUSTER_NAME           the cluster (kubeflow-demo)
-  KUBEFLOW_NAMESPACE     your namespace (kubeflow-user-example-com). With --platform pipelines, it is always kubeflow.
-  WORKSHOP_BUCKET, AWS_DEFAULT_REGION   where artifacts go, with --s3-artifacts
+  KUBEFLOW_NAMESPACE     your namespace (kubeflow-user-example-com). With --platform pipelines: always kubeflow.
+  WORKSHOP_BUCKET, AWS_DEFAULT_REGION   the bucket of artifacts and its region, for --s3-artifacts
 
 exit status: 0 done, 1 failed, 2 wrong usage, 3 a tool or credential is missing, or kubectl points to no cluster
 EOT
@@ -43,24 +43,24 @@ while [ $# -gt 0 ]; do
     *) ws_reject_usage "unknown argument: $1" ;;
   esac
 done
-case "$platform" in full | pipelines) ;; *) ws_reject_usage "--platform is full or pipelines, not $platform" ;; esac
+case "$platform" in full | pipelines) ;; *) ws_reject_usage "--platform is \"$platform\"; it must be full or pipelines" ;; esac
 if [ "$platform" = pipelines ] && [ -n "$image" ]; then
-  ws_reject_usage "notebook servers belong to the whole platform: --platform full"
+  ws_reject_usage "--notebook needs --platform full, because only the whole platform has notebook servers"
 fi
 if [ -n "$image" ] && ! [[ $image =~ ^[a-z0-9][A-Za-z0-9.:/_-]*@sha256:[0-9a-f]{64}$ ]]; then
-  ws_reject_usage "--notebook $image: name the image by its digest, NAME@sha256:..., as push_image.sh prints it"
+  ws_reject_usage "--notebook is \"$image\"; it must be NAME@sha256:..., the last line of push_image.sh"
 fi
 ws_read_settings
-# Without the platform, there are no namespaces of users.
+# Without the platform, users have no namespaces.
 if [ "$platform" = pipelines ]; then KUBEFLOW_NAMESPACE=kubeflow; fi
 if $s3_artifacts; then
-  ws_require_setting WORKSHOP_BUCKET "artifacts go there"
-  ws_require_setting AWS_DEFAULT_REGION "the bucket is there"
+  ws_require_setting WORKSHOP_BUCKET "the bucket of artifacts"
+  ws_require_setting AWS_DEFAULT_REGION "the region of the bucket"
 fi
 ws_require_tool git
 if [ "$platform" = full ]; then ws_require_tool kustomize; fi
 if $local; then ws_select_cluster "kind-$CLUSTER_NAME"; else ws_select_cluster; fi
-# What is printed can be pasted here, and the paths in it are short.
+# The printed commands use paths relative to the project folder.
 cd "$PROJECT"
 
 INSTALLED=first-kubeflow-pipeline/installed
@@ -69,19 +69,19 @@ DISTRIBUTION=build/community-distribution-$KUBEFLOW_VERSION
 KUBECTL=(kubectl --context "$CONTEXT")
 DONE=false
 
-# Runs a command until it succeeds, 30 times at most. A dry run shows the loop without its end.
+# Runs a command until it succeeds, at most 30 times. A dry run prints the loop without the limit.
 retry() {
   if $DRY_RUN; then ws_print "until $(ws_show_command "$@"); do sleep 20; done"; return; fi
   local try=0
   while [ $((try += 1)) -le 30 ]; do
     if "$@"; then return; fi
-    ws_note "not everything could be made yet, because some of it needs what comes first; again in 20 seconds ($try of 30)"
+    ws_note "some objects need others that are not ready yet; next try in 20 seconds ($try of 30)"
     sleep 20
   done
-  ws_fail "this failed 30 times: $(ws_show_command "$@")"
+  ws_fail "this command failed 30 times: $(ws_show_command "$@")"
 }
 
-# Puts the default StorageClasses into ANSWER, one a line.
+# Sets ANSWER to the names of the default StorageClasses, one per line.
 find_default_storage_classes() {
   ws_ask_cluster storageclasses --no-headers -o 'custom-columns=N:.metadata.name,D:.metadata.annotations.storageclass\.kubernetes\.io/is-default-class'
   ANSWER=$(awk '$2 == "true" { print $1 }' <<<"$ANSWER")
@@ -90,11 +90,11 @@ find_default_storage_classes() {
 check_volumes() {
   find_default_storage_classes
   if [ -n "$ANSWER" ] || $DRY_RUN; then return; fi
-  ws_fail "the cluster has no default StorageClass, and Kubeflow's databases would wait for their disks for ever. create_cluster.sh makes one."
+  ws_fail "the cluster has no default StorageClass, which Kubeflow's databases need for their disks. Create one: scripts/create_cluster.sh"
 }
 
-# Allocatable CPUs come as 3920m or 4; memory as 15087292Ki, in larger units, or in bytes.
-# shellcheck disable=SC2016  # the dollars are awk's
+# kubectl prints allocatable CPUs as 3920m or 4, and memory as 15087292Ki, in Mi or Gi, or in bytes.
+# shellcheck disable=SC2016  # the dollar signs belong to awk
 enough='
 {
   cpu += ($1 ~ /m$/) ? $1 + 0 : $1 * 1000
@@ -107,7 +107,7 @@ check_nodes() {
   ws_ask_cluster nodes --no-headers -o 'custom-columns=C:.status.allocatable.cpu,M:.status.allocatable.memory'
   if [ -z "$ANSWER" ] && $DRY_RUN; then return; fi
   if ! sum=$(awk "$enough" <<<"$ANSWER"); then
-    ws_fail "the nodes have $sum, and the whole platform needs 4.4 CPUs and 12.3 GiB. Take more or larger nodes, or --platform pipelines."
+    ws_fail "the nodes have $sum, and the whole platform needs 4.4 CPUs and 12.3 GiB. Add nodes, use larger nodes, or use --platform pipelines."
   fi
   ws_report "the nodes have $sum"
 }
@@ -119,14 +119,14 @@ install_full() {
       https://github.com/kubeflow/community-distribution "$DISTRIBUTION"
   fi
   ws_run_or_show kustomize build "$DISTRIBUTION/example" -o "$DISTRIBUTION.yaml"
-  # The first tries cannot make everything: some kinds of objects are made by this very installation.
+  # The first tries fail: the manifests define new kinds, and also hold objects of these kinds.
   retry "${KUBECTL[@]}" apply --server-side --force-conflicts -f "$DISTRIBUTION.yaml"
   ws_run_or_show "${KUBECTL[@]}" wait --for=condition=Available deployments --all --all-namespaces --timeout=1800s
   ws_run_or_show "${KUBECTL[@]}" wait --for=create "namespace/$KUBEFLOW_NAMESPACE" --timeout=300s
 }
 
 install_pipelines() {
-  # By itself, kubectl gives up on so large a repository after 27 seconds.
+  # The default timeout of kubectl, 27 seconds, is too short for this large repository.
   local manifests=github.com/kubeflow/pipelines/manifests/kustomize
   ws_run_or_show "${KUBECTL[@]}" apply -k "$manifests/cluster-scoped-resources?ref=$KUBEFLOW_PIPELINES_VERSION&timeout=600s"
   ws_run_or_show "${KUBECTL[@]}" wait --for=condition=established --timeout=60s crd/applications.app.k8s.io
@@ -134,7 +134,9 @@ install_pipelines() {
   ws_run_or_show "${KUBECTL[@]}" wait --for=condition=Available deployments --all -n kubeflow --timeout=1800s
 }
 
-# Kubeflow. That it is complete is written on its namespace.
+# ---- Kubeflow
+
+# The annotation of the namespace kubeflow names the installation that is complete.
 ws_ask_cluster namespace kubeflow -o "jsonpath={.metadata.annotations.$INSTALLED}"
 installed=$ANSWER
 case "$installed" in
@@ -146,10 +148,11 @@ case "$installed" in
     "install_$platform"
     ws_run_or_show "${KUBECTL[@]}" annotate --overwrite namespace kubeflow "$INSTALLED=$RELEASE"
     DONE=true ;;
-  *) ws_fail "the cluster has $installed; one does not fit over the other. Make a new cluster, or use --platform ${installed%%-*}" ;;
+  *) ws_fail "the cluster has $installed, and $RELEASE cannot replace it. Create a new cluster, or use --platform ${installed%%-*}." ;;
 esac
 
-# What notebook servers and tasks need on top.
+# ---- the objects of notebook servers and tasks
+
 if [ "$platform" = full ] && ! ws_cluster_has poddefault access-ml-pipeline -n "$KUBEFLOW_NAMESPACE"; then
   ws_run_or_show_with_input "$(ws_render deploy/kubeflow/pod-default-pipelines.yaml KUBEFLOW_NAMESPACE="$KUBEFLOW_NAMESPACE")" \
     "${KUBECTL[@]}" apply -f -
@@ -176,7 +179,7 @@ fi
 
 if $DRY_RUN; then exit 0; fi
 if ! $DONE; then ws_print "nothing was changed"; exit 0; fi
-ws_print "done. To open it: scripts/open_dashboard.sh"
+ws_print "Kubeflow is installed. To open the dashboard: scripts/open_dashboard.sh"
 if [ "$platform" = full ]; then
-  ws_print "You log in as user@example.com with the password 12341234. Everybody knows it: scripts/change_password.sh"
+  ws_print "The login is user@example.com with the password 12341234. This password is public. Change it: scripts/change_password.sh"
 fi

@@ -1,16 +1,16 @@
-# What the scripts share: settings, messages, asking AWS, and changing things or only showing how. Sourced, not run.
-# The script that sources it defines usage().
+# Functions of all scripts: settings, messages, queries of AWS and of the cluster, and dry runs. The scripts source this
+# file. A script that sources this file must define usage().
 # shellcheck shell=bash
 
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 SCRIPT=${0##*/}
 DRY_RUN=false
 ANSWER=""
-# Python warns on the terminal of what only its developers can change; a pager would wait for a key; and what the AWS
-# CLI says is read below, so it must be in the shapes that both of its lines know.
+# The AWS CLI is a Python program, and users cannot act on Python's warnings. A pager would wait for a key. The
+# functions below parse the output of the AWS CLI, so its formats are fixed to those that versions 1 and 2 both have.
 export PYTHONWARNINGS=ignore AWS_PAGER="" AWS_CLI_ERROR_FORMAT=legacy AWS_DEFAULT_OUTPUT=json
 
-# A folder for files that must not outlive the script, readable by its user alone.
+# The folder of temporary files. Only the user can read the folder, and the script deletes the folder at its end.
 WORK=$(umask 077 && mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 
@@ -23,16 +23,16 @@ ws_report_missing() { ws_note "$*"; exit 3; }
 # The table of settings. The comments at its head explain the columns.
 SETTINGS_TABLE=$PROJECT/workshop/settings.tsv
 
-# Sets the variable of each setting: from the environment, else from settings.env, else from its default. Exports a value
-# of the environment or the file. WORKSHOP_SETTINGS names another file than settings.env. workshop/settings.py does the
-# same in Python and describes the grammar of the file; a test compares both.
+# Sets a variable for each setting: from the environment, else from settings.env, else from its default. Exports the
+# values of settings.env; does not export defaults. WORKSHOP_SETTINGS names a file to read in place of settings.env.
+# workshop/settings.py does the same in Python, and describes the grammar of the file. A test compares the two.
 ws_read_settings() {
   local LC_ALL name where default example accept refuse must meaning settings=" " versions
-  LC_ALL=C # [a-z] is ASCII, whatever the language of the terminal
+  LC_ALL=C # in other locales, [a-z] matches more than ASCII letters
   versions=$'\n'$(<"$PROJECT/versions.env")
   AWS_DEFAULT_REGION=${AWS_DEFAULT_REGION:-${AWS_REGION:-}}
   ws_read_settings_file "${WORKSHOP_SETTINGS:-$PROJECT/settings.env}"
-  # shellcheck disable=SC2034  # example and meaning are for others
+  # shellcheck disable=SC2034  # this function does not use example and meaning
   while IFS=$'\t' read -r name where default example accept refuse must meaning; do
     if [ "$where" != file ]; then continue; fi
     settings="$settings$name "
@@ -42,12 +42,12 @@ ws_read_settings() {
     esac
     if [ -n "${!name:-}" ]; then ws_check_value "$name" "${!name}" ""; else printf -v "$name" %s "$default"; fi
   done <"$SETTINGS_TABLE"
-  # The other versions are facts of this project: a variable of the same name in the environment means something else.
+  # The other versions of versions.env are fixed. An environment variable of the same name is unrelated and ignored.
   while IFS= read -r name; do
     case "$name" in "" | \#*) continue ;; esac
     case "$settings" in *" ${name%%=*} "*) ;; *) printf -v "${name%%=*}" %s "${name#*=}" ;; esac
   done <"$PROJECT/versions.env"
-  # The AWS CLI takes an empty region for a region. Version 2 prefers AWS_REGION, and version 1 does not read it.
+  # The AWS CLI fails when the variable of the region is empty. Version 2 prefers AWS_REGION. Version 1 ignores it.
   if [ -n "$AWS_DEFAULT_REGION" ]; then
     export AWS_DEFAULT_REGION AWS_REGION="$AWS_DEFAULT_REGION"
   else
@@ -55,7 +55,7 @@ ws_read_settings() {
   fi
 }
 
-# ws_read_settings_file FILE: exports the settings of a file that the environment does not set. The file is read, not run.
+# ws_read_settings_file FILE: exports the settings of a file that the environment does not set. Never executes FILE.
 ws_read_settings_file() {
   local line number=0 place name value names=" " where default accept refuse must meaning
   if ! [ -e "$1" ]; then return; fi
@@ -63,7 +63,7 @@ ws_read_settings_file() {
   while IFS= read -r line || [ -n "$line" ]; do
     number=$((number + 1))
     place="$1, line $number"
-    if [ "$number" = 1 ]; then line=${line#$'\xef\xbb\xbf'}; fi # Windows writes this mark in front of UTF-8
+    if [ "$number" = 1 ]; then line=${line#$'\xef\xbb\xbf'}; fi # the byte order mark of Windows
     line=${line%$'\r'}
     case ${line//$'\t'/ } in *[[:cntrl:]]*)
       ws_reject_usage "$place, holds a control character. Save the file as plain text in UTF-8." ;;
@@ -87,14 +87,14 @@ ws_read_settings_file() {
     esac
     names="$names$name:$number "
     if [ -n "${!name:-}" ] || [ -z "$value" ]; then continue; fi
-    # The sandbox has keys of its own, and no profiles.
+    # The sandbox has its own keys and no profiles.
     if [ "$name ${WORKSHOP_CONNECTED:-}" = "AWS_PROFILE sandbox" ]; then continue; fi
     ws_check_value "$name" "$value" "$place: "
     export "$name=$value"
-  done < <(LC_ALL=C tr '\000' '\001' <"$1") # read would drop a zero byte
+  done < <(LC_ALL=C tr '\000' '\001' <"$1") # bash's read drops zero bytes
 }
 
-# ws_unquote TEXT PLACE: sets `value` to the value that stands after = in a line, without its quotes or the comment behind it.
+# ws_unquote TEXT PLACE: sets `value` to TEXT (a line after its =) without quotes and without the comment at its end.
 ws_unquote() {
   local quote=${1:0:1} rest
   value=$1
@@ -110,18 +110,18 @@ ws_unquote() {
   esac
 }
 
-# ws_find_setting NAME: sets the caller's variables where, default, accept, refuse, must and meaning from the table. False
-# when the table has no such setting.
+# ws_find_setting NAME: sets the caller's variables where, default, accept, refuse, must and meaning from the table.
+# Returns 1 when the table does not list NAME.
 ws_find_setting() {
   local name example
-  # shellcheck disable=SC2034  # for the caller
+  # shellcheck disable=SC2034  # the caller uses them
   while IFS=$'\t' read -r name where default example accept refuse must meaning; do
     if [ "$name" = "$1" ]; then return; fi
   done <"$SETTINGS_TABLE"
   return 1
 }
 
-# ws_check_value NAME VALUE PLACE: ends the script with 2 when the caller's rule (accept, refuse, must) refuses a value.
+# ws_check_value NAME VALUE PLACE: exits with 2 when VALUE breaks the rule in the caller's variables accept and refuse.
 ws_check_value() {
   local hint="" whole="^($accept)\$"
   case "$2" in *[[:cntrl:]]*) ;; *)
@@ -131,25 +131,30 @@ ws_check_value() {
   ws_reject_usage "$3$1 is \"${2//[[:cntrl:]]/?}\"; it must be $must.$hint"
 }
 
-# ws_check_name NAME: ends the script with 2 when a setting has a value that its rule refuses. Empty is for ws_require_setting.
+# ws_check_name NAME: exits with 2 when the value of a setting breaks its rule. An empty value passes.
 ws_check_name() {
   local LC_ALL where default accept refuse must meaning
   LC_ALL=C
   if ws_find_setting "$1" && [ -n "${!1:-}" ]; then ws_check_value "$1" "${!1}" ""; fi
 }
 
-# ws_require_setting NAME WHAT: ends the script with 2 when a setting that this step cannot do without is empty.
-ws_require_setting() { if [ -z "${!1:-}" ]; then ws_reject_usage "$1 is not set: $2. Export it, or write it into settings.env."; fi; }
+# ws_require_setting NAME EXPECTED: exits with 2 when a setting that this step needs is empty.
+ws_require_setting() {
+  if [ -z "${!1:-}" ]; then ws_reject_usage "$1 is not set; it must be $2. Export $1, or write $1=... into settings.env."; fi
+}
 
-# ws_require_tool TOOL: ends the script with 3 when a program is missing. A dry run goes on without it, and says so.
+# ws_require_tool TOOL: exits with 3 when a program is missing. A dry run prints a note and goes on without the program.
 ws_require_tool() {
   if command -v "$1" >/dev/null; then return; fi
   if $DRY_RUN; then
-    ws_note "$1 is not installed; the commands are those for when nothing is there yet"
+    ws_note "$1 is not installed; $ASSUMPTION"
   else
     ws_report_missing "$1 is not installed. $(ws_print_install_advice "$1")"
   fi
 }
+
+# The note of a dry run that cannot read the present state.
+ASSUMPTION="the dry run assumes that nothing exists yet"
 
 ws_has_tool() { command -v "$1" >/dev/null; }
 
@@ -167,9 +172,9 @@ ws_print_install_advice() {
   esac
 }
 
-# Prints a command as it can be pasted into a shell.
+# Prints a command with quotes, so that a user can paste the command into a shell.
 ws_show_command() {
-  # The replacement stands in a variable, because old bashes would keep its backslashes.
+  # The replacement is a variable, because bash 3.2 keeps the backslashes of a literal replacement.
   local word line="" quote="'\\''"
   for word in "$@"; do
     if ! [[ $word =~ ^[A-Za-z0-9_./:=@%+,-]+$ ]]; then word="'${word//\'/$quote}'"; fi
@@ -178,18 +183,18 @@ ws_show_command() {
   ws_print "${line# }"
 }
 
-# ws_run_or_show COMMAND...: does something, or, with --dry-run, shows the command that would do it.
-# Of AWS, only what goes wrong is shown; other programs show their own progress.
+# ws_run_or_show COMMAND...: runs a command, or prints the command in a dry run. Shows only the errors of the AWS CLI.
+# Shows all output of other programs, because they print their own progress.
 ws_run_or_show() {
   if $DRY_RUN; then ws_show_command "$@"; return; fi
   if [ "$1" = aws ]; then
     "$@" >"$WORK/answer" 2>"$WORK/error" || ws_fail_with_aws_error
   else
-    "$@" || ws_fail "this failed: $(ws_show_command "$@")"
+    "$@" || ws_fail "this command failed: $(ws_show_command "$@")"
   fi
 }
 
-# ws_run_or_show_with_input TEXT COMMAND...: the same for a command that reads TEXT, such as a manifest, from its standard input.
+# ws_run_or_show_with_input TEXT COMMAND...: like ws_run_or_show. COMMAND reads TEXT (a manifest) on standard input.
 ws_run_or_show_with_input() {
   local text=$1
   shift
@@ -199,11 +204,11 @@ ws_run_or_show_with_input() {
     ws_print EOF
     return
   fi
-  printf '%s\n' "$text" | "$@" || ws_fail "this failed: $(ws_show_command "$@")"
+  printf '%s\n' "$text" | "$@" || ws_fail "this command failed: $(ws_show_command "$@")"
 }
 
-# ws_find_in_aws ARGUMENTS...: asks AWS, without changing anything. True with the answer in ANSWER; false when AWS says that
-# there is no such thing; anything else ends the script.
+# ws_find_in_aws ARGUMENTS...: reads from AWS and changes nothing. Puts the output into ANSWER. Returns 1 when AWS
+# reports that the resource does not exist. Any other error ends the script.
 ws_find_in_aws() {
   if aws "$@" >"$WORK/answer" 2>"$WORK/error"; then
     ANSWER=$(cat "$WORK/answer")
@@ -216,29 +221,30 @@ ws_find_in_aws() {
   ws_fail_with_aws_error
 }
 
-# ws_ask_aws ARGUMENTS...: asks AWS for what must be there, and puts the answer into ANSWER.
+# ws_ask_aws ARGUMENTS...: like ws_find_in_aws, but a resource that does not exist also ends the script.
 ws_ask_aws() { ws_find_in_aws "$@" || ws_fail_with_aws_error; }
 
 ws_print_aws_error_code() { sed -nE 's/^.*An error occurred \(([^)]*)\).*$/\1/p' "$WORK/error" | head -1; }
 
-# Ends the script with what the AWS CLI said last: 3 when it is about credentials, else 1.
+# Ends the script with the last error of the AWS CLI. The exit status is 3 for credentials or a missing region, else 1.
 ws_fail_with_aws_error() {
-  local said
-  said=$(sed -e '/^[[:space:]]*$/d' "$WORK/error" | tail -1)
-  case "$(ws_print_aws_error_code) $said" in
+  local message
+  message=$(sed -e '/^[[:space:]]*$/d' "$WORK/error" | tail -1)
+  case "$(ws_print_aws_error_code) $message" in
     ExpiredToken* | RequestExpired* | InvalidClientTokenId* | UnrecognizedClient* | InvalidAccessKeyId* | \
       SignatureDoesNotMatch* | AuthFailure* | *"Unable to locate credentials"* | *"could not be found"* | \
       *"SSO session"* | *"Error loading SSO Token"*)
-      ws_report_missing "AWS takes no credentials from here: $said. Log in with \`aws sso login\` (first \`aws configure sso\`), or export AWS_PROFILE" ;;
+      ws_report_missing "AWS does not accept your credentials: $message. Log in with \`aws sso login\` (first \`aws configure sso\`), or export AWS_PROFILE" ;;
     *"specify a region"*) ws_report_missing "AWS needs a region: export AWS_DEFAULT_REGION, such as us-east-1" ;;
     AccessDenied* | UnauthorizedOperation* | *"is not authorized to perform"*)
-      ws_fail "AWS refuses this to who you are: $said. Ask your administrator for the action it names." ;;
-    *"Could not connect to the endpoint"*) ws_fail "AWS does not answer: $said. Are AWS_DEFAULT_REGION and AWS_ENDPOINT_URL right?" ;;
-    *) ws_fail "AWS refuses this: $said" ;;
+      ws_fail "AWS does not allow you this: $message. Ask your administrator for the action that the message names." ;;
+    *"Could not connect to the endpoint"*) ws_fail "AWS does not answer: $message. Check AWS_DEFAULT_REGION and AWS_ENDPOINT_URL." ;;
+    *) ws_fail "AWS refuses this: $message" ;;
   esac
 }
 
-# Puts the account number into ACCOUNT, and thereby finds out early whether there are credentials; the region too.
+# Sets ACCOUNT to the account number, and AWS_DEFAULT_REGION to the region. Ends the script when AWS accepts no
+# credentials, or when no region is set. Scripts call this function before they change anything.
 ws_identify_account() {
   ws_require_tool aws
   if [ -z "${AWS_DEFAULT_REGION:-}" ]; then
@@ -248,25 +254,25 @@ ws_identify_account() {
     ws_check_name AWS_DEFAULT_REGION
   fi
   ws_ask_aws sts get-caller-identity --query Account --output text
-  # shellcheck disable=SC2034  # for the script
+  # shellcheck disable=SC2034  # the script uses the variable
   ACCOUNT=$ANSWER
 }
 
-# ws_render FILE NAME=VALUE...: prints a template of deploy/ with each ${NAME} replaced.
+# ws_render FILE NAME=VALUE...: prints a template of deploy/, with VALUE in place of each ${NAME}.
 ws_render() {
   local text pair
   text=$(cat "$1")
   for pair in "${@:2}"; do text=${text//"\${${pair%%=*}}"/${pair#*=}}; done
-  if [[ $text =~ [$][{]([A-Z][A-Z0-9_]*)[}] ]]; then ws_fail "$1 needs a value for ${BASH_REMATCH[1]}"; fi
+  if [[ $text =~ [$][{]([A-Z][A-Z0-9_]*)[}] ]]; then ws_fail "the template $1 needs a value for ${BASH_REMATCH[1]}"; fi
   printf '%s\n' "$text"
 }
 
-# The same for JSON, on one line.
+# ws_render_json FILE NAME=VALUE...: like ws_render for a JSON template. Prints one line.
 ws_render_json() { ws_render "$@" | tr -d '\n' | sed -E 's/[[:space:]]+/ /g; s/([[{]) /\1/g; s/ ([]}])/\1/g'; }
 
-# ws_select_cluster [CONTEXT]: puts into CONTEXT the name by which kubectl knows the cluster, on AWS or on this machine
-# unless one is given, and makes sure that it points there: not to another cluster that you work with. A dry run goes on
-# without one.
+# ws_select_cluster [NAME]: sets CONTEXT to the kubectl context of the cluster. NAME is the only context to accept.
+# Without NAME, the cluster CLUSTER_NAME may be on AWS or on this machine. Ends the script when kubectl points to any
+# other cluster, which the user may need for something else. A dry run goes on without a cluster.
 ws_select_cluster() {
   ws_require_tool kubectl
   local current wanted=${1:-$CLUSTER_NAME}
@@ -274,22 +280,22 @@ ws_select_cluster() {
   case "$current ${1:-}" in
     "$wanted "* | "kind-$CLUSTER_NAME " | *":cluster/$CLUSTER_NAME " | *"@$CLUSTER_NAME".*".eksctl.io ") CONTEXT=$current ;;
     *)
-      # shellcheck disable=SC2034  # for the script
+      # shellcheck disable=SC2034  # the script uses the variable
       CONTEXT=$wanted
-      local advice="Make it with create_cluster.sh or create_local_cluster.sh, or choose it: kubectl config use-context $wanted"
+      local advice="Create it with scripts/create_cluster.sh or scripts/create_local_cluster.sh, or select it: kubectl config use-context $wanted"
       if $DRY_RUN; then
-        ws_note "kubectl does not point to $wanted; the commands are those for when nothing is there yet"
+        ws_note "kubectl does not point to $wanted; $ASSUMPTION"
       elif [ -z "$current" ]; then
         ws_report_missing "kubectl points to no cluster. $advice"
       else
-        ws_fail "kubectl points to $current, not to $wanted. $advice. Another name: export CLUSTER_NAME"
+        ws_fail "kubectl points to $current, not to $wanted. $advice. If your cluster has another name, export CLUSTER_NAME."
       fi ;;
   esac
   ws_note "the cluster is $CONTEXT"
 }
 
-# ws_ask_cluster ARGUMENTS...: asks the cluster, without changing anything, and puts what kubectl prints into ANSWER: nothing
-# when there is no such thing. What goes wrong ends the script, but a dry run, which takes it for nothing there.
+# ws_ask_cluster ARGUMENTS...: reads from the cluster and changes nothing. Puts the output of kubectl into ANSWER.
+# ANSWER is empty when the object does not exist. An error ends the script; in a dry run, an error leaves ANSWER empty.
 ws_ask_cluster() {
   ANSWER=""
   if ANSWER=$(kubectl --context "$CONTEXT" get --ignore-not-found "$@" </dev/null 2>"$WORK/error"); then return; fi
@@ -297,20 +303,20 @@ ws_ask_cluster() {
   ws_fail "the cluster does not answer: $(tail -1 "$WORK/error")"
 }
 
-# ws_cluster_has ARGUMENTS...: whether the cluster has something, such as `ws_cluster_has namespace kubeflow`.
+# ws_cluster_has ARGUMENTS...: returns 1 when the cluster lacks an object, such as `ws_cluster_has namespace kubeflow`.
 ws_cluster_has() {
   ws_ask_cluster "$@" -o name
   [ -n "$ANSWER" ]
 }
 
-# What everything that these scripts make on AWS carries, and what clean_up.py goes by.
-# shellcheck disable=SC2034  # for the scripts
+# The tag of every AWS resource that the scripts create. clean_up.py finds the resources by this tag.
+# shellcheck disable=SC2034  # the scripts use the variable
 PROJECT_TAG=Key=project,Value=first-kubeflow-pipeline
 
-# Tells what was found or done. In a dry run it goes beside the commands, so that these alone can be pasted.
+# ws_report TEXT: prints a result. A dry run prints TEXT on standard error: its standard output holds only commands.
 ws_report() { if $DRY_RUN; then ws_note "$*"; else ws_print "$*"; fi; }
 
-# ws_report_change TEXT: counts a change in CHANGES, and tells it. A dry run shows only the command.
+# ws_report_change TEXT: adds 1 to CHANGES and prints TEXT. A dry run does not print TEXT, because nothing has changed.
 CHANGES=0
 ws_report_change() {
   CHANGES=$((CHANGES + 1))

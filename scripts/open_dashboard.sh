@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Opens a way to the dashboard, and prints its address.
+# Prints the address of the dashboard, and forwards a local port to the dashboard when this is necessary.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -8,12 +8,13 @@ usage() {
   cat <<'EOT'
 usage: scripts/open_dashboard.sh [--port PORT] [--print-only] [--dry-run]
 
-Finds the dashboard in the cluster that kubectl points to. If it has an address of its own, that is printed. If not, a
-port of this machine is forwarded to it, which no other machine can use, until you press Ctrl-C.
+Finds the dashboard in the cluster that kubectl points to, and prints its address. If the dashboard has no public
+address, the script forwards a port of this machine to the dashboard until you press Ctrl-C. Other machines cannot use
+this port.
 
-  --port PORT    the port of this machine to begin with (8080); if it is taken, the next free one
-  --print-only   print the address, and how to forward the port; do not forward it
-  --dry-run      print the command that forwards the port
+  --port PORT    the first port to try (8080); the script uses the next free port
+  --print-only   print the address and the command that forwards the port; do not run the command
+  --dry-run      print only the command that forwards the port
 
   CLUSTER_NAME   the cluster (kubeflow-demo)
 
@@ -37,8 +38,8 @@ done
 ws_read_settings
 ws_select_cluster
 
-# The whole platform is behind its gateway; Pipelines alone has a page of its own. With nothing there yet, a dry run
-# shows the whole platform.
+# The whole platform has a gateway; an installation of Pipelines alone has the service of its user interface. A dry run
+# without either assumes the whole platform.
 if ws_cluster_has service istio-ingressgateway -n istio-system; then
   service=istio-ingressgateway namespace=istio-system
 elif ws_cluster_has service ml-pipeline-ui -n kubeflow; then
@@ -46,24 +47,24 @@ elif ws_cluster_has service ml-pipeline-ui -n kubeflow; then
 elif $DRY_RUN; then
   service=istio-ingressgateway namespace=istio-system
 else
-  ws_fail "there is no dashboard in $CONTEXT. Install it: scripts/install_kubeflow.sh"
+  ws_fail "the cluster $CONTEXT has no dashboard. Install Kubeflow: scripts/install_kubeflow.sh"
 fi
 
 ws_ask_cluster service "$service" -n "$namespace" -o 'jsonpath={.status.loadBalancer.ingress[0].hostname}{.status.loadBalancer.ingress[0].ip}'
 if [ -n "$ANSWER" ]; then
-  ws_note "this address can be reached from outside. Change the password first (scripts/change_password.sh), and give it a certificate: without https, a browser does not keep the login."
+  ws_note "this address is public. First change the password (scripts/change_password.sh), and give the load balancer a certificate: without https, a browser does not keep the login."
   ws_report "https://$ANSWER"
   exit 0
 fi
 
-# A port that answers is taken.
+# is_taken PORT: returns 0 when a program answers on the port.
 is_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 first=$port
 while is_taken "$port"; do
   port=$((port + 1))
-  if [ "$port" -gt 65535 ] || [ $((port - first)) -gt 50 ]; then ws_fail "no free port from $first on; choose another with --port"; fi
+  if [ "$port" -gt 65535 ] || [ $((port - first)) -gt 50 ]; then ws_fail "there is no free port from $first to $((port - 1)). Choose another port with --port."; fi
 done
-if [ "$port" != "$first" ]; then ws_note "port $first is taken, so this is port $port"; fi
+if [ "$port" != "$first" ]; then ws_note "port $first is taken; using port $port"; fi
 
 forward=(kubectl --context "$CONTEXT" port-forward -n "$namespace" "service/$service" "$port:80")
 if $DRY_RUN; then
@@ -72,11 +73,11 @@ if $DRY_RUN; then
 fi
 ws_print "http://localhost:$port"
 if $print_only; then
-  ws_note "this address answers as long as this runs: $(ws_show_command "${forward[@]}")"
+  ws_note "the address answers while this command runs: $(ws_show_command "${forward[@]}")"
   exit 0
 fi
-ws_note "Ctrl-C ends it"
+ws_note "forwarding the port; press Ctrl-C to stop"
 "${forward[@]}" >/dev/null &
 forwarding=$!
-trap 'kill "$forwarding" 2>/dev/null || true; wait "$forwarding" 2>/dev/null || true; ws_note "closed"; exit 0' INT TERM
-wait "$forwarding" || ws_fail "the way to the dashboard broke off; run this again. Does the cluster still run?"
+trap 'kill "$forwarding" 2>/dev/null || true; wait "$forwarding" 2>/dev/null || true; ws_note "stopped"; exit 0' INT TERM
+wait "$forwarding" || ws_fail "the connection to the dashboard broke. Check the cluster with \`kubectl get nodes\`, and run this again."

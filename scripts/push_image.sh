@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pushes an image to a registry, and prints the digest by which pipelines then name it.
+# Pushes an image to a registry, and prints its name with its digest for use in pipelines.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -8,18 +8,18 @@ usage() {
   cat <<'EOF'
 usage: scripts/push_image.sh [--dry-run] [--tag TAG] [component|notebook]
 
-Pushes what scripts/build_image.sh has built, and prints REGISTRY/NAME@sha256:... as its last line. Give that to
-pipelines as COMPONENT_IMAGE: unlike a tag, a digest is never another image tomorrow. What the registry has already is
-not pushed again, and a tag that it has is never moved.
+Pushes the image that scripts/build_image.sh has built, and prints REGISTRY/NAME@sha256:... as its last line. Set
+COMPONENT_IMAGE to this line: unlike a tag, a digest always names the same image. The script does not push an image that
+the registry has, and never moves an existing tag.
 
-  --tag TAG   the tag, if it was given to build_image.sh
-  --dry-run   print the commands that change something, ready to be pasted; run none of them
+  --tag TAG   the tag, if you gave build_image.sh a tag
+  --dry-run   print the commands to paste; change nothing
 
-  REGISTRY               where to push: ACCOUNT.dkr.ecr.REGION.amazonaws.com (the default, for the account that AWS
-                         sees), public.ecr.aws/ALIAS, or any other; for that, log in first with `docker login`
-  COMPONENT_REPOSITORY   the image's name (default: python-components); the notebook server's ends in -notebook
+  REGISTRY               the registry: ACCOUNT.dkr.ecr.REGION.amazonaws.com (default: your AWS account and region),
+                         public.ecr.aws/ALIAS, or any other registry after `docker login`
+  COMPONENT_REPOSITORY   the name of the image (default: python-components); the notebook image adds -notebook
 
-The token for Amazon ECR goes to your credential helper if Docker has one, else it is forgotten at the end.
+If Docker has a credential helper, the helper keeps the token for Amazon ECR. Without one, the script deletes the token.
 
 exit status: 0 done, 1 failed, 2 wrong usage, 3 Docker, the AWS CLI or a login is missing
 EOF
@@ -32,8 +32,8 @@ while [ $# -gt 0 ]; do
     --dry-run) DRY_RUN=true; shift ;;
     --tag) [ -n "${2:-}" ] || ws_reject_usage "--tag needs a value"; tag=$2; shift 2 ;;
     -*) ws_reject_usage "unknown option: $1" ;;
-    component | notebook) [ -z "$kind" ] || ws_reject_usage "one image at a time"; kind=$1; shift ;;
-    *) ws_reject_usage "there is no image $1: it is component or notebook" ;;
+    component | notebook) [ -z "$kind" ] || ws_reject_usage "only one image at a time: component or notebook"; kind=$1; shift ;;
+    *) ws_reject_usage "there is no image $1; it must be component or notebook" ;;
   esac
 done
 kind=${kind:-component}
@@ -43,27 +43,22 @@ if [ -z "${REGISTRY:-}" ]; then
   ws_identify_account
   REGISTRY=$ACCOUNT.dkr.ecr.$AWS_DEFAULT_REGION.amazonaws.com
 fi
-if ! [[ $REGISTRY =~ ^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]+)?(/[a-z0-9]+([._-][a-z0-9]+)*)*$ ]]; then
-  ws_reject_usage "REGISTRY is \"$REGISTRY\"; it must be a host such as registry.example.com:5000, without https:// and without a / at its end"
-fi
 image=$REGISTRY/$local_image
 name=${local_image%:*}
 
-# Amazon's registries are asked by the AWS CLI, and give Docker a token; public ones are all in one region.
+# The AWS CLI reads Amazon's registries, and gets their token for Docker. ECR Public has its API in one region only.
 ecr=""
 if [[ $REGISTRY =~ ^([0-9]{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(\.cn)?$ ]]; then
   ecr=ecr in_ecr=(--region "${BASH_REMATCH[2]}" --registry-id "${BASH_REMATCH[1]}")
 elif [[ $REGISTRY == public.ecr.aws/* ]]; then
   ecr=ecr-public in_ecr=(--region us-east-1)
-elif [[ $REGISTRY == public.ecr.aws ]]; then
-  ws_reject_usage "REGISTRY is public.ecr.aws without your alias: public.ecr.aws/ALIAS"
 fi
 if [ "$ecr" = ecr ] && [ "${WORKSHOP_TARGET:-}" = sandbox ]; then
-  no_images="the sandbox's AWS account keeps no images. For a registry beside it: install docker-registry, start Docker, then \`workshop sandbox up\`"
+  no_images="the AWS account of the sandbox cannot store images. To get a local registry: install docker-registry, start Docker, and run \`workshop sandbox up\`"
   if $DRY_RUN; then ws_note "$no_images"; else ws_report_missing "$no_images"; fi
 fi
 
-# Puts the digest that the registry has under the tag into DIGEST, or nothing.
+# Sets DIGEST to the digest of the tag in the registry. DIGEST is empty when the registry does not have the tag.
 find_digest() {
   DIGEST=""
   if [ -n "$ecr" ]; then find_digest_in_ecr; elif ws_has_tool docker; then find_digest_with_docker; fi
@@ -83,9 +78,9 @@ find_digest_in_ecr() {
 
 print_repository_advice() {
   if [ "$ecr" = ecr ]; then
-    ws_print "Make it: COMPONENT_REPOSITORY=$name scripts/create_registry.sh"
+    ws_print "Create it: COMPONENT_REPOSITORY=$name scripts/create_registry.sh"
   else
-    ws_print "Make it: aws ecr-public create-repository --region us-east-1 --repository-name $name"
+    ws_print "Create it: aws ecr-public create-repository --region us-east-1 --repository-name $name"
   fi
 }
 
@@ -96,22 +91,22 @@ find_digest_with_docker() {
     DIGEST=$(sed -nE 's/^.*"digest": "(sha256:[0-9a-f]{64})".*$/\1/p' "$WORK/answer" | head -1)
     return
   fi
-  local said
-  said=$(tail -1 "$WORK/error")
-  case "$said" in
+  local message
+  message=$(tail -1 "$WORK/error")
+  case "$message" in
     *"no such manifest"* | *"manifest unknown"* | *"not found"*) ;;
     *unauthorized* | *denied* | *"authentication required"*)
-      ws_report_missing "$REGISTRY takes no login from here: $said. Log in with \`docker login ${REGISTRY%%/*}\`" ;;
-    *) ws_fail "$REGISTRY does not answer as a registry: $said" ;;
+      ws_report_missing "$REGISTRY requires a login: $message. Log in with \`docker login ${REGISTRY%%/*}\`" ;;
+    *) ws_fail "$REGISTRY does not answer as a registry: $message. Check REGISTRY and the network." ;;
   esac
 }
 
-# Docker writes a login in plain text into its settings unless a credential helper keeps it. Without one, this script
-# works with a copy of the settings, which is deleted at the end; contexts and plugins stay those of the user.
+# Without a credential helper, Docker would write the login into its settings in plain text. In that case, this function
+# lets Docker use a copy of the settings, and the script deletes the copy. Links keep the user's contexts and plugins.
 log_in() {
   local settings=${DOCKER_CONFIG:-${HOME:-}/.docker} entry
   if grep -qE "\"${REGISTRY%%/*}\"[[:space:]]*:[[:space:]]*\"" "$settings/config.json" 2>/dev/null; then
-    return # a helper for this registry logs in by itself
+    return # a credential helper for this registry does the login
   fi
   if $DRY_RUN; then
     ws_print "aws $ecr get-login-password ${in_ecr[*]:0:2} | docker login --username AWS --password-stdin ${REGISTRY%%/*}"
@@ -129,7 +124,7 @@ log_in() {
   fi
   if ! aws "$ecr" get-login-password "${in_ecr[@]:0:2}" >"$WORK/token" 2>"$WORK/error"; then ws_fail_with_aws_error; fi
   if ! docker login --username AWS --password-stdin "${REGISTRY%%/*}" <"$WORK/token" >"$WORK/answer" 2>"$WORK/error"; then
-    ws_fail "${REGISTRY%%/*} does not take the token that AWS gave: $(tail -1 "$WORK/error")"
+    ws_fail "${REGISTRY%%/*} does not accept the token from AWS: $(tail -1 "$WORK/error")"
   fi
   rm "$WORK/token"
 }
@@ -137,27 +132,27 @@ log_in() {
 ws_require_tool docker
 if ! $DRY_RUN; then
   if ! docker version --format '{{.Server.Version}}' >/dev/null 2>"$WORK/error"; then
-    ws_report_missing "Docker is installed, but does not answer: $(tail -1 "$WORK/error") Start it."
+    ws_report_missing "Docker is installed, but does not answer: $(tail -1 "$WORK/error"). Start Docker, and run this again."
   fi
 fi
 find_digest
 if [ -n "$DIGEST" ]; then
   if [ -n "$tag" ] && ! docker image inspect --format '{{join .RepoDigests " "}}' "$local_image" 2>/dev/null |
     grep -qF "$REGISTRY/$name@$DIGEST"; then
-    ws_fail "$image is another image already, $DIGEST, and a tag is never moved. Give this one another --tag."
+    ws_fail "$image already names another image, $DIGEST. A tag is never moved: build and push this image with another --tag."
   fi
   ws_note "$image is there already; nothing to do"
   ws_print "$REGISTRY/$name@$DIGEST"
   exit 0
 fi
 if ws_has_tool docker && ! docker image inspect "$local_image" >/dev/null 2>&1; then
-  if ! $DRY_RUN; then ws_fail "there is no image $local_image here. Build it: scripts/build_image.sh${tag:+ --tag $tag} $kind"; fi
-  ws_note "there is no image $local_image here yet"
+  if ! $DRY_RUN; then ws_fail "there is no image $local_image on this machine. Build it: scripts/build_image.sh${tag:+ --tag $tag} $kind"; fi
+  ws_note "there is no image $local_image on this machine yet"
 fi
 if [ -n "$ecr" ]; then log_in; fi
 ws_run_or_show docker tag "$local_image" "$image"
 ws_run_or_show docker push "$image"
 if $DRY_RUN; then exit 0; fi
 digest=$(docker image inspect --format '{{join .RepoDigests "\n"}}' "$image" | grep -F "$REGISTRY/$name@" | head -1)
-if [ -z "$digest" ]; then ws_fail "Docker does not say which digest $image has now"; fi
+if [ -z "$digest" ]; then ws_fail "Docker has no digest of $image after the push. Look at: docker image inspect $image"; fi
 ws_print "$digest"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the bucket for data and artifacts, and uploads the zip of the data to it.
+# Creates the bucket for data and artifacts, and uploads a zip of the data.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -8,16 +8,16 @@ usage() {
   cat <<'EOF'
 usage: scripts/upload_dataset.sh [--olist] [--dry-run] [FILE]
 
-Makes the bucket WORKSHOP_BUCKET, closed to the public, encrypted, and without a memory for unfinished uploads; then
-uploads FILE to it, a zip with CSV files, by default the flights data of the lessons. The zip is checked first. A large
-one goes in parts of 8 MiB: after an interruption, run this again, and only the missing parts are sent. What is in the
-bucket already is not sent again. A bucket that holds something and was not made by this project stays as it is set up.
+Creates the bucket WORKSHOP_BUCKET: closed to the public, encrypted, with a rule that deletes unfinished uploads. Then
+uploads FILE, a zip with CSV files. The default is the flights data of the lessons. The script checks the zip first. It
+uploads a large zip in parts of 8 MiB. After an interruption, run it again: it sends only the missing parts. It does not
+send a file that the bucket has. It does not change the settings of a used bucket that this project did not create.
 
-  --olist     upload the Olist data from Kaggle, which needs an account there (https://www.kaggle.com/settings, "Create
-              New Token"): ~/.kaggle/kaggle.json, or KAGGLE_USERNAME and KAGGLE_KEY in the environment
-  --dry-run   print the commands that change something, ready to be pasted; run none of them
+  --olist     upload the Olist data from Kaggle. You need a Kaggle account and a token (https://www.kaggle.com/settings,
+              "Create New Token") in ~/.kaggle/kaggle.json, or KAGGLE_USERNAME and KAGGLE_KEY in the environment.
+  --dry-run   print the commands to paste; change nothing
 
-settings: WORKSHOP_BUCKET, AWS_DEFAULT_REGION; WORKSHOP_DATA, the folder for what is downloaded or made (data)
+settings: WORKSHOP_BUCKET, AWS_DEFAULT_REGION; WORKSHOP_DATA, the folder of downloaded and created data sets (data)
 
 exit status: 0 done, 1 failed, 2 wrong usage, 3 a tool or credentials (of AWS or Kaggle) are missing
 EOF
@@ -30,15 +30,15 @@ while [ $# -gt 0 ]; do
     --dry-run) DRY_RUN=true; shift ;;
     --olist) olist=true; shift ;;
     -*) ws_reject_usage "unknown option: $1" ;;
-    *) [ -z "$file" ] || ws_reject_usage "one file at a time, not also $1"; file=$1; shift ;;
+    *) [ -z "$file" ] || ws_reject_usage "only one file at a time: $file or $1"; file=$1; shift ;;
   esac
 done
-if $olist && [ -n "$file" ]; then ws_reject_usage "--olist or a file, not both"; fi
+if $olist && [ -n "$file" ]; then ws_reject_usage "--olist and a file exclude each other. Omit one of them."; fi
 ws_read_settings
 ws_require_setting WORKSHOP_BUCKET "the bucket for data and artifacts"
 bucket=$WORKSHOP_BUCKET
 data=${WORKSHOP_DATA:-$PROJECT/data}
-# As boto3 and the AWS CLI cut files, so that S3 names the same content by the same ETag, whoever has sent it.
+# The part size of boto3 and of the AWS CLI. With the same size, S3 gives the same content the same ETag.
 PART=8388608
 
 ws_require_tool python3
@@ -51,11 +51,11 @@ make_flights() {
   local make='import sys; from pathlib import Path; from workshop.dataset import flights_zip; flights_zip(Path(sys.argv[1]))'
   if $DRY_RUN; then ws_show_command env "PYTHONPATH=$PROJECT" python3 -c "$make" "$file"; return; fi
   env "PYTHONPATH=$PROJECT" python3 -c "$make" "$file" 2>"$WORK/error" ||
-    ws_report_missing "the flights data cannot be made: $(tail -1 "$WORK/error"). Install what the lessons need: pip install -r requirements.txt"
+    ws_report_missing "the flights data cannot be created: $(tail -1 "$WORK/error"). Install the packages of the lessons: pip install -r requirements.txt"
 }
 
-# Prints the user and key for curl, as a line of its settings. Only Python sees them: no variable of this script, and
-# no command line, holds them.
+# Prints the user and the key as a line of a curl configuration. No variable of this script and no command line holds
+# the user or the key.
 kaggle_login='
 import json, os, pathlib, sys
 user, key = os.environ.get("KAGGLE_USERNAME"), os.environ.get("KAGGLE_KEY")
@@ -73,9 +73,9 @@ get_olist() {
   if [ -f "$file" ]; then return; fi
   ws_require_tool curl
   if ! python3 -c "$kaggle_login" >/dev/null 2>&1; then
-    ws_report_missing "Kaggle gives the Olist data only to those it knows. At https://www.kaggle.com/settings, under API, choose" \
-      "\"Create New Token\", and put the file into ~/.kaggle/kaggle.json; or download the zip yourself from" \
-      "https://www.kaggle.com/datasets/olistbr/brazilian-ecommerce and name it: scripts/upload_dataset.sh FILE"
+    ws_report_missing "there is no Kaggle token, which the Olist data needs. At https://www.kaggle.com/settings, under API, choose" \
+      "\"Create New Token\", and save the file as ~/.kaggle/kaggle.json. Or download the zip yourself from" \
+      "https://www.kaggle.com/datasets/olistbr/brazilian-ecommerce and run: scripts/upload_dataset.sh FILE"
   fi
   local address=${KAGGLE_API_ENDPOINT:-https://www.kaggle.com}/api/v1/datasets/download/olistbr/brazilian-ecommerce
   if $DRY_RUN; then
@@ -86,7 +86,7 @@ get_olist() {
   ws_print "downloading the Olist data from Kaggle (43 MB)"
   python3 -c "$kaggle_login" |
     curl --config - --fail --location --silent --show-error --output "$file.unfinished" "$address" 2>"$WORK/error" ||
-    ws_fail "Kaggle does not give the file: $(tail -1 "$WORK/error"). 401 or 403: make a new token, and accept the terms of the data set on its page"
+    ws_fail "the download from Kaggle failed: $(tail -1 "$WORK/error"). After 401 or 403, create a new token, and accept the terms on the page of the data set."
   mv "$file.unfinished" "$file"
 }
 
@@ -97,11 +97,11 @@ try:
         damaged = archive.testzip()
         names = [name for name in archive.namelist() if name.lower().endswith(".csv")]
 except (OSError, zipfile.BadZipFile) as error:
-    sys.exit(f"{sys.argv[1]} is no zip that can be read: {error}")
+    sys.exit(f"{sys.argv[1]} is not a readable zip: {error}")
 if damaged:
-    sys.exit(f"{sys.argv[1]} is damaged, at {damaged}. Get it again")
+    sys.exit(f"{sys.argv[1]} is damaged, at {damaged}. Download or create the zip again.")
 if not names:
-    sys.exit(f"{sys.argv[1]} has no CSV file in it")
+    sys.exit(f"{sys.argv[1]} has no CSV file. Name a zip with CSV files.")
 print(len(names))
 '
 
@@ -110,7 +110,7 @@ if $olist; then
 elif [ -z "$file" ]; then
   make_flights
 elif [ ! -f "$file" ]; then
-  ws_fail "there is no file $file"
+  ws_fail "there is no file $file. Name an existing zip, or omit FILE."
 fi
 key=${file##*/}
 if [ -f "$file" ]; then
@@ -123,8 +123,8 @@ fi
 
 ws_identify_account
 
-# read_bucket_setting WHAT ARGUMENTS...: asks S3 for a setting of the bucket. True with the answer in ANSWER, empty when nothing is
-# set; false, and it says so, when this object store knows no such setting.
+# read_bucket_setting NAME ARGUMENTS...: sets ANSWER to a setting of the bucket. ANSWER is empty when the bucket lacks the
+# setting. Returns 1, and reports NAME, when this object store does not support the setting.
 read_bucket_setting() {
   local what=$1
   shift
@@ -136,7 +136,7 @@ read_bucket_setting() {
   case "$(ws_print_aws_error_code)" in
     *NotFound* | NoSuch* | 404) return ;;
     NotImplemented | MethodNotAllowed | 501 | 405)
-      ws_report "skipped: this object store knows no $what; to run it: a bucket on AWS"
+      ws_report "skipped: this object store does not support the $what; to run it: use a bucket on AWS"
       return 1 ;;
   esac
   ws_fail_with_aws_error
@@ -144,7 +144,7 @@ read_bucket_setting() {
 
 make_bucket() {
   case "$AWS_DEFAULT_REGION" in
-    # The oldest region is the only one that must not be named.
+    # S3 refuses us-east-1 as a LocationConstraint.
     us-east-1) ws_run_or_show aws s3api create-bucket --bucket "$bucket" ;;
     *) ws_run_or_show aws s3api create-bucket --bucket "$bucket" --create-bucket-configuration "LocationConstraint=$AWS_DEFAULT_REGION" ;;
   esac
@@ -156,27 +156,28 @@ if aws s3api head-bucket --bucket "$bucket" >"$WORK/answer" 2>"$WORK/error"; the
   ws_ask_aws s3api get-bucket-location --bucket "$bucket" --query LocationConstraint --output text
   case "$ANSWER" in None | "") ANSWER=us-east-1 ;; esac
   if [ "$ANSWER" != "$AWS_DEFAULT_REGION" ]; then
-    ws_report "the bucket $bucket is in $ANSWER, not in $AWS_DEFAULT_REGION: traffic between the two is billed"
+    ws_report "the bucket $bucket is in $ANSWER, not in $AWS_DEFAULT_REGION. AWS bills the traffic between the two regions."
   fi
 else
   case "$(ws_print_aws_error_code)" in
     404 | NoSuchBucket) ;;
-    403 | AccessDenied | Forbidden) ws_fail "the bucket $bucket is not yours, or you may not use it: $(tail -1 "$WORK/error"). Bucket names are unique in the world; set another WORKSHOP_BUCKET" ;;
+    403 | AccessDenied | Forbidden) ws_fail "the bucket $bucket is not yours, or you may not use it: $(tail -1 "$WORK/error"). Bucket names are unique in the world: set another WORKSHOP_BUCKET." ;;
     *) ws_fail_with_aws_error ;;
   esac
   make_bucket
-  ws_report_change "made the bucket $bucket in $AWS_DEFAULT_REGION"
+  ws_report_change "created the bucket $bucket in $AWS_DEFAULT_REGION"
   new=true
 fi
 
-# Only what is certainly the project's is set up, and tagged: clean_up.py deletes by the tag.
+# The script tags and configures only a bucket of this project: a new one, an empty one without tags, or one with the
+# project's tag. clean_up.py deletes every bucket with this tag.
 ours=true
 if ! $new; then
   if read_bucket_setting tags get-bucket-tagging --query "join(' ', TagSet[].join('=', [Key, Value]))"; then tags=$ANSWER; else tags=""; fi
   case " $tags " in
     *" project=first-kubeflow-pipeline "*) ;;
     "  ")
-      # Deleted objects of which a version is left are somebody's data as well.
+      # A bucket may hold old versions of deleted objects. They count as data of another project.
       ws_ask_aws s3api list-object-versions --bucket "$bucket" --max-keys 1 --no-paginate \
         --query "[Versions[0].Key, DeleteMarkers[0].Key]" --output text
       if [ "$(tr -d '[:space:]' <<<"$ANSWER")" = NoneNone ]; then new=true; else ours=false; fi ;;
@@ -184,13 +185,14 @@ if ! $new; then
   esac
 fi
 if ! $ours; then
-  ws_report "the bucket $bucket was in use before; its settings stay, and clean_up.py deletes it only with --bucket $bucket"
+  ws_report "the bucket $bucket was not created by this project; its settings stay, and clean_up.py deletes it only with --bucket $bucket"
 else
   if $new && { $DRY_RUN || read_bucket_setting tags get-bucket-tagging; }; then
     ws_run_or_show aws s3api put-bucket-tagging --bucket "$bucket" --tagging 'TagSet=[{Key=project,Value=first-kubeflow-pipeline}]'
-    ws_report_change "tagged $bucket as the project's"
+    ws_report_change "tagged $bucket as a bucket of this project"
   fi
-  # A bucket that is not there yet can be asked nothing; what a new one on AWS has by itself is then set once more.
+  # A dry run cannot read the settings of a bucket that does not exist yet, so it prints all commands. Some of these
+  # settings are defaults of AWS.
   closed=BlockPublicAcls=true,IgnorePublicAcls=true,BlockPublicPolicy=true,RestrictPublicBuckets=true
   if read_bucket_setting "block of public access" get-public-access-block \
     --query "PublicAccessBlockConfiguration.[BlockPublicAcls,IgnorePublicAcls,BlockPublicPolicy,RestrictPublicBuckets]" &&
@@ -202,25 +204,26 @@ else
   if read_bucket_setting encryption get-bucket-encryption \
     --query "ServerSideEncryptionConfiguration.Rules[0].ApplyServerSideEncryptionByDefault.SSEAlgorithm" && [ -z "$ANSWER" ]; then
     ws_run_or_show aws s3api put-bucket-encryption --bucket "$bucket" --server-side-encryption-configuration "$encryption"
-    ws_report_change "$bucket encrypts what it holds"
+    ws_report_change "$bucket now encrypts new objects"
   fi
   lifecycle=$(ws_render_json "$PROJECT/deploy/s3-lifecycle.json")
   if read_bucket_setting "lifecycle rules" get-bucket-lifecycle-configuration --query "to_string(Rules[].AbortIncompleteMultipartUpload)"; then
     case "$ANSWER" in
       "")
         ws_run_or_show aws s3api put-bucket-lifecycle-configuration --bucket "$bucket" --lifecycle-configuration "$lifecycle"
-        ws_report_change "$bucket forgets unfinished uploads after 7 days" ;;
+        ws_report_change "$bucket now deletes unfinished uploads after 7 days" ;;
       *DaysAfterInitiation*) ;;
-      # The rules can only be written all at once.
-      *) ws_report "$bucket has lifecycle rules of its own, and none for unfinished uploads: add it to them" ;;
+      # S3 can only replace all lifecycle rules at once, so the script does not add a rule.
+      *) ws_report "$bucket has its own lifecycle rules, without one for unfinished uploads. Add the rule of deploy/s3-lifecycle.json to them." ;;
     esac
   fi
 fi
 
 # ---- the upload
 
-# Prints number, MD5 sum and the same in base64 of each part, then what S3 calls the whole: its MD5 sum; of parts, the
-# sum of their sums. (A bucket that encrypts with a key of its own calls it otherwise; there, it is sent again.)
+# Prints the number of each part and its MD5 sum, in hex and in base64. The last line is the ETag of the object: the MD5
+# sum of a file in one part, or else the MD5 sum of the sums of its parts, and their count. With SSE-KMS, S3 uses other
+# ETags, so each run sends the file again.
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
 sum_parts='
 import base64, hashlib, os, sys
@@ -246,9 +249,10 @@ is_uploaded() {
   ws_find_in_aws s3api head-object --bucket "$bucket" "--key=$key" --query ETag --output text && [ "$ANSWER" = "\"$etag\"" ]
 }
 
-# Puts the upload of this key that was begun and not finished into UPLOAD, and what S3 has of it into ANSWER.
+# Sets UPLOAD to the unfinished upload of this key, or to a new upload. Sets ANSWER to the parts that S3 has.
 find_upload() {
-  # A query writes a quote as \'. The replacement stands in a variable, because old bashes would keep its backslashes.
+  # A JMESPath query escapes a quote as \'. The replacement is a variable, because bash 3.2 keeps the backslashes of a
+  # literal replacement.
   local quote="\\'" quoted
   quoted=${key//\'/$quote}
   ws_ask_aws s3api list-multipart-uploads --bucket "$bucket" "--prefix=$key" --query "Uploads[?Key=='$quoted'].UploadId | [0]" --output text
@@ -258,7 +262,7 @@ find_upload() {
     UPLOAD=$ANSWER ANSWER=""
     return
   fi
-  ws_print "going on with the upload that was interrupted"
+  ws_print "resuming the interrupted upload"
   ws_ask_aws s3api list-parts --bucket "$bucket" "--key=$key" --upload-id "$UPLOAD" --query "Parts[].[PartNumber,ETag]" --output text
 }
 
@@ -268,7 +272,7 @@ send_in_parts() {
   have=$ANSWER
   while read -r number md5 base64; do
     if grep -qxF "$number"$'\t'"\"$md5\"" <<<"$have"; then
-      ws_print "part $number of $parts is there"
+      ws_print "part $number of $parts is already there"
     else
       python3 -c "$cut_part" "$file" "$number" "$PART" >"$WORK/part"
       ws_run_or_show aws s3api upload-part --bucket "$bucket" "--key=$key" --upload-id "$UPLOAD" --part-number "$number" \
@@ -284,7 +288,7 @@ send_in_parts() {
   ws_print "uploaded s3://$bucket/$key ($sent of $parts parts sent)"
 }
 
-if [ ! -f "$file" ]; then # a dry run, before there is one
+if [ ! -f "$file" ]; then # a dry run has not created the file
   ws_run_or_show aws s3 cp "$file" "s3://$bucket/$key"
   exit 0
 fi
@@ -293,11 +297,11 @@ etag=$(sed -n '$p' "$WORK/sums")
 sed '$d' "$WORK/sums" >"$WORK/parts"
 parts=$(wc -l <"$WORK/parts" | tr -d ' ')
 if is_uploaded; then
-  said="s3://$bucket/$key is there already, with this content"
-  if [ "$CHANGES" = 0 ]; then said="$said; nothing to do"; fi
-  ws_report "$said"
+  message="s3://$bucket/$key is there already, with this content"
+  if [ "$CHANGES" = 0 ]; then message="$message; nothing to do"; fi
+  ws_report "$message"
 elif $DRY_RUN; then
-  ws_run_or_show aws s3 cp "$file" "s3://$bucket/$key" # in parts by itself; what this script adds is going on after an interruption
+  ws_run_or_show aws s3 cp "$file" "s3://$bucket/$key" # aws s3 cp also sends parts, but cannot resume
 elif [ "$size" -lt "$PART" ]; then
   ws_run_or_show aws s3api put-object --bucket "$bucket" "--key=$key" --body "$file"
   ws_print "uploaded s3://$bucket/$key"

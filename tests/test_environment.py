@@ -248,7 +248,9 @@ def test_the_environment_is_made_in_a_path_with_a_space_while_another_one_is_act
     again = subprocess.run(
         ["make", "--directory", moved, ".venv/.ready"], env=environment, capture_output=True, text=True
     )
-    assert f"this folder was moved or copied: its .venv was made for {project_copy}; making it again" in again.stdout
+    assert (
+        f"this folder was moved or copied: its .venv was made for {project_copy}; creating .venv again" in again.stdout
+    )
     kfp = subprocess.run(
         [moved / ".venv" / "bin" / "kfp", "--version"], env=environment, capture_output=True, text=True
     )

@@ -154,7 +154,7 @@ def test_an_environment_whose_python_is_gone_is_made_again(project):
     for link in (project / ".venv" / "bin").glob("python*"):
         link.unlink()
         link.symlink_to("/nowhere/python")
-    assert check(project) == "the Python of .venv is gone\n"
+    assert check(project) == "the Python of .venv is missing\n"
     assert MAKE_ENVIRONMENT in run("make", "-n", "run", cwd=project).stdout
 
 
@@ -195,7 +195,7 @@ def test_a_set_up_that_cannot_download_names_the_proxy(project):
     environment = stub(project, pip="exit 1") | {"HTTPS_PROXY": "http://127.0.0.1:1"}
     done = run(project / MAKE_ENVIRONMENT, env=environment)
     assert done.returncode == 1
-    assert "look at HTTPS_PROXY (it is http://127.0.0.1:1)" in done.stderr
+    assert "HTTPS_PROXY (it is http://127.0.0.1:1)" in done.stderr
     assert not (project / ".venv" / ".ready").exists()
 
 
@@ -210,13 +210,25 @@ def test_an_interrupt_ends_the_set_up_at_any_time(project):
     assert "ready" not in said and not (project / ".venv" / ".ready").exists()
 
 
+def test_a_dry_run_of_the_set_up_changes_nothing_and_its_commands_make_the_environment(project):
+    environment = stub(project)
+    dry = run(project / MAKE_ENVIRONMENT, "--dry-run", env=environment)
+    assert dry.returncode == 0, dry.stderr
+    assert not (project / ".venv").exists()
+    pasted = run("bash", "-ec", dry.stdout, cwd=project, env=environment)
+    assert pasted.returncode == 0, pasted.stderr
+    assert (project / "made").read_text() == "venv\n"
+    assert (project / ".venv" / "uv.txt").read_text().startswith("uv==")
+    assert (project / ".venv" / ".ready").exists() and check(project) == ""
+
+
 def test_two_set_ups_at_once_make_one_environment(project):
     environment = stub(project, compiling=2)
     both = [start(project / MAKE_ENVIRONMENT, env=environment) for _ in range(2)]
     said = [setup.communicate(timeout=60)[0] for setup in both]
     assert [setup.returncode for setup in both] == [0, 0], said
     assert (project / "made").read_text() == "venv\n"
-    assert sum("another set-up of this folder runs" in text for text in said) == 1
+    assert sum("another process is setting up this folder" in text for text in said) == 1
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from workshop.sandbox import Sandbox
 
 @pytest.fixture
 def shell(clean_environment, tmp_path) -> Shell:
-    """Calls scripts with no tool on PATH, no settings, and no account."""
+    """A shell for scripts, without tools on PATH, settings or an account."""
     folder = tmp_path / "shell"
     folder.mkdir()
     return Shell(folder)
@@ -27,7 +27,7 @@ def account(shared_sandbox, shell) -> Sandbox:
 
 @pytest.fixture
 def own_account(sandbox, shell) -> Sandbox:
-    """Like `account`, but the test's own: for tests that look at everything in an account. Takes seconds."""
+    """Like `account`, but for one test alone, which reads everything in the account. Starts in seconds."""
     sandbox.up()
     return _give_account(shell, sandbox)
 
@@ -41,7 +41,7 @@ def _give_account(shell: Shell, sandbox: Sandbox) -> Sandbox:
 
 @pytest.fixture(params=["awk", "original-awk", "mawk", "gawk", "busybox"])
 def each_awk(request, shell) -> None:
-    """Make each awk of this machine the `awk` of the scripts. original-awk is BWK awk, which macOS and BSD have."""
+    """Use each awk of this machine as the `awk` of the scripts. original-awk is BWK awk, which macOS and BSD have."""
     program = shutil.which(request.param)
     if program is None:
         pytest.skip(f"{request.param} is not installed; to run it on Debian: apt-get install {request.param}")

@@ -1,4 +1,4 @@
-"""`scripts/build_image.sh`: what it hands to Docker. Real builds are in tests/docker."""
+"""`scripts/build_image.sh`: its calls of Docker. Real builds are in tests/docker."""
 
 import shutil
 import subprocess
@@ -19,7 +19,7 @@ TIME = "1767225600"
 
 @pytest.fixture
 def shell(shell):
-    """Docker is there and can build, and has no image; nothing is set."""
+    """A shell with a Docker that can build and has no image, and without settings."""
     shell.stand_in("docker", ENGINE, ABSENT, NEW, WITH_BUILDX)
     for name in ("PIP_CERT", "PIP_CONFIG_FILE", "SOURCE_DATE_EPOCH", "COMPONENT_BASE_IMAGE", "COMPONENT_REPOSITORY"):
         shell.environment.pop(name, None)
@@ -56,7 +56,7 @@ def build_command(
 @pytest.mark.parametrize(
     "kind, repository", [("component", "python-components"), ("notebook", "python-components-notebook")]
 )
-def test_it_builds_under_a_tag_that_is_a_checksum_and_prints_it_last(shell, kind, repository):
+def test_the_tag_is_a_checksum_and_the_name_is_the_last_line(shell, kind, repository):
     image = name_of(shell, kind)
     name, _, tag = image.partition(":")
     assert name == repository and len(tag) == 12 and int(tag, 16) >= 0
@@ -67,18 +67,18 @@ def test_it_builds_under_a_tag_that_is_a_checksum_and_prints_it_last(shell, kind
     assert done.stdout.splitlines()[-1] == image
 
 
-def test_the_component_is_what_is_built_when_nothing_is_said(shell):
+def test_the_component_image_is_the_default(shell):
     assert name_of(shell) == name_of(shell, "component")
 
 
-def test_what_is_there_already_is_not_built_again(shell):
+def test_an_existing_image_is_not_built_again(shell):
     shell.stand_in("docker", ENGINE, ("^image inspect", "[{}]\n"), NEW, WITH_BUILDX)
     done = shell.run("build_image.sh")
     assert done.returncode == 0 and "there already; nothing to do" in done.stderr
     assert builds(shell) == [] and done.stdout.strip() == name_of(shell)
 
 
-def test_another_platform_is_another_image(shell):
+def test_another_platform_gives_another_image(shell):
     arm = name_of(shell, IMAGE_PLATFORM="linux/arm64")
     assert arm != name_of(shell)
     shell.forget_calls()
@@ -87,10 +87,10 @@ def test_another_platform_is_another_image(shell):
     assert shell.run("build_image.sh", IMAGE_PLATFORM="windows").returncode == 2
 
 
-def test_a_dockerfile_of_your_own_is_built_under_a_tag_of_its_own(shell, tmp_path):
+def test_another_dockerfile_gets_another_tag(shell, tmp_path):
     mine = tmp_path / "Dockerfile"
     mine.write_text((ROOT / "docker" / "component" / "Dockerfile").read_text())
-    assert name_of(shell, "--file", str(mine)) == name_of(shell), "one that says the same is no other one"
+    assert name_of(shell, "--file", str(mine)) == name_of(shell), "the same content gives the same tag"
     mine.write_text(mine.read_text() + "ENV MINE=yes\n")
     image = name_of(shell, "--file", "Dockerfile")
     assert image != name_of(shell)
@@ -100,7 +100,7 @@ def test_a_dockerfile_of_your_own_is_built_under_a_tag_of_its_own(shell, tmp_pat
     assert shell.run("build_image.sh", "--file", "missing").returncode == 2
 
 
-def test_another_base_or_time_is_another_tag(shell):
+def test_another_base_image_or_time_gives_another_tag(shell):
     names = {
         name_of(shell),
         name_of(shell, COMPONENT_BASE_IMAGE="debian:12"),
@@ -109,7 +109,7 @@ def test_another_base_or_time_is_another_tag(shell):
     assert len(names) == 3
 
 
-def test_only_what_goes_into_the_image_changes_its_tag(shell, project_copy):
+def test_only_files_of_the_image_change_its_tag(shell, project_copy):
     def name(kind: str) -> str:
         command = ["bash", str(project_copy / "scripts" / "build_image.sh"), "--name", kind]
         return subprocess.run(command, env=shell.environment, capture_output=True, text=True, check=True).stdout
@@ -127,7 +127,7 @@ def test_only_what_goes_into_the_image_changes_its_tag(shell, project_copy):
     assert name("component") != component
 
 
-def test_what_is_not_committed_is_pointed_out(shell, project_copy):
+def test_uncommitted_files_of_the_image_are_reported(shell, project_copy):
     def build() -> str:
         command = ["bash", str(project_copy / "scripts" / "build_image.sh")]
         done = subprocess.run(command, env=shell.environment, capture_output=True, text=True)
@@ -145,7 +145,7 @@ def test_what_is_not_committed_is_pointed_out(shell, project_copy):
     assert "not committed" in build()
 
 
-def test_settings_and_further_options_reach_docker(shell, tmp_path):
+def test_settings_and_options_after_two_dashes_reach_docker(shell, tmp_path):
     mirrors, certificates = tmp_path / "pip.conf", tmp_path / "ca.pem"
     for file in (mirrors, certificates):
         file.write_text("x")
@@ -164,7 +164,7 @@ def test_settings_and_further_options_reach_docker(shell, tmp_path):
     assert builds(shell) == [build_command("component", "team/parts:v1", more, base=base, time="7")]
 
 
-def test_a_dry_run_builds_nothing_and_what_it_prints_does_the_same(shell):
+def test_a_dry_run_builds_nothing_and_its_pasted_command_does_the_same(shell):
     dry = shell.run("build_image.sh", "--dry-run", "notebook", "--", "--label", "of=my own")
     assert dry.returncode == 0 and builds(shell) == []
     pasted = shell.paste(dry.stdout)
@@ -181,19 +181,19 @@ def test_a_dry_run_needs_no_docker(shell):
     assert dry.returncode == 0 and "docker build --platform linux/amd64 --tag python-components:" in dry.stdout
 
 
-def test_without_docker_it_is_3_with_how_to_get_it(shell):
+def test_a_missing_docker_exits_with_3_and_says_how_to_install_it(shell):
     (shell.programs / "docker").unlink()
     done = shell.run("build_image.sh")
     assert done.returncode == 3 and "https://docs.docker.com/engine/install/" in done.stderr
 
 
-def test_an_engine_that_does_not_answer_is_3_with_what_it_says(shell):
+def test_an_engine_that_does_not_answer_exits_with_3_and_shows_its_error(shell):
     shell.stand_in("docker", ("^version --format", "Cannot connect to the Docker daemon\n", 1), NEW)
     done = shell.run("build_image.sh")
     assert done.returncode == 3 and "Cannot connect to the Docker daemon" in done.stderr and builds(shell) == []
 
 
-def test_a_new_client_without_its_plugin_for_builds_is_3_and_an_old_one_needs_none(shell):
+def test_only_a_new_client_needs_buildx_and_exits_with_3_without_it(shell):
     shell.stand_in("docker", ENGINE, ABSENT, NEW, ("^buildx version", "unknown command\n", 1))
     done = shell.run("build_image.sh")
     assert done.returncode == 3 and "buildx" in done.stderr and builds(shell) == []
@@ -201,13 +201,13 @@ def test_a_new_client_without_its_plugin_for_builds_is_3_and_an_old_one_needs_no
     assert shell.run("build_image.sh").returncode == 0
 
 
-def test_a_build_that_fails_is_1_and_prints_no_name(shell):
+def test_a_failed_build_exits_with_1_and_prints_no_name(shell):
     shell.stand_in("docker", ENGINE, ABSENT, NEW, WITH_BUILDX, ("^build ", "no space left on device\n", 17))
     done = shell.run("build_image.sh")
     assert done.returncode == 1 and "no space left on device" in done.stderr and "python-components" not in done.stdout
 
 
-def test_a_base_that_cannot_be_pulled_is_3_with_what_to_do(shell):
+def test_a_base_image_that_cannot_be_pulled_exits_with_3_and_advice(shell):
     shell.stand_in("docker", ENGINE, ABSENT, NEW, WITH_BUILDX, ("^build ", "no\n", 1), ("^pull ", "no such host\n", 1))
     done = shell.run("build_image.sh", COMPONENT_BASE_IMAGE="r.io/base:1")
     assert done.returncode == 3 and "r.io/base:1" in done.stderr and "no such host" in done.stderr
@@ -230,17 +230,17 @@ def test_a_base_that_cannot_be_pulled_is_3_with_what_to_do(shell):
     ],
     ids=str,
 )
-def test_what_cannot_be_meant_is_2_before_any_call(shell, arguments, variables, said):
+def test_invalid_arguments_and_settings_exit_with_2_before_any_call(shell, arguments, variables, said):
     done = shell.run("build_image.sh", *arguments, **variables)
     assert done.returncode == 2 and said in done.stderr and shell.calls == []
 
 
-def test_a_file_for_pip_that_is_not_there_is_named(shell):
+def test_a_missing_file_for_pip_is_named(shell):
     done = shell.run("build_image.sh", PIP_CONFIG_FILE="/nowhere/pip.conf")
     assert done.returncode == 1 and "/nowhere/pip.conf" in done.stderr and builds(shell) == []
 
 
-def test_what_pip_is_told_is_in_no_output_and_on_no_command_line(shell, tmp_path):
+def test_the_content_of_pip_conf_is_in_no_output_and_on_no_command_line(shell, tmp_path):
     mirrors = tmp_path / "pip.conf"
     mirrors.write_text("[global]\nindex-url = https://me:very-private@mirror.example.com/simple\n")
     done = shell.run("build_image.sh", trace=True, PIP_CONFIG_FILE=str(mirrors))
@@ -248,7 +248,7 @@ def test_what_pip_is_told_is_in_no_output_and_on_no_command_line(shell, tmp_path
 
 
 @pytest.mark.skipif(not shutil.which("shasum"), reason="no shasum on this machine; to run it: install perl")
-def test_macs_which_have_shasum_in_place_of_sha256sum_come_to_the_same_tag(shell):
+def test_shasum_of_macos_gives_the_same_tag_as_sha256sum(shell):
     name = name_of(shell)
     (shell.programs / "sha256sum").unlink()
     shell.provide("shasum")
@@ -256,7 +256,7 @@ def test_macs_which_have_shasum_in_place_of_sha256sum_come_to_the_same_tag(shell
     assert name_of(shell) == name
 
 
-def test_the_dockerfiles_begin_with_the_base_of_versions_env_and_hadolint_finds_nothing():
+def test_the_dockerfiles_use_the_base_image_of_versions_env_and_pass_hadolint():
     files = sorted((ROOT / "docker").glob("*/Dockerfile"))
     assert len(files) == 2
     for file in files:

@@ -1,4 +1,4 @@
-"""`scripts/change_password.sh`: the hash is real, kubectl is recorded, and the password is looked for everywhere."""
+"""`scripts/change_password.sh`, with a real hash and a recorded kubectl. All output is searched for the password."""
 
 import base64
 import json
@@ -59,10 +59,10 @@ def test_the_hash_of_the_new_password_goes_to_the_cluster_and_the_login_restarts
     assert done.returncode == 0 and "is changed" in done.stdout, done.stderr
     assert changes(shell) == CHANGES
     assert hash_given(shell).startswith(b"$2y$12$") and bcrypt.checkpw(PASSWORD.encode(), hash_given(shell))
-    assert "stays so until the session ends" in done.stdout
+    assert "Existing sessions remain until they end" in done.stdout
 
 
-def test_a_second_run_does_the_same_with_a_new_hash(shell):
+def test_a_second_run_sets_a_new_hash(shell):
     change(shell)
     first = hash_given(shell)
     shell.forget_calls()
@@ -70,8 +70,8 @@ def test_a_second_run_does_the_same_with_a_new_hash(shell):
     assert hash_given(shell) != first and bcrypt.checkpw(PASSWORD.encode(), hash_given(shell))
 
 
-def test_neither_password_nor_hash_is_shown_or_on_a_command_line_or_in_a_file(shell, tmp_path):
-    # With -x, bash shows every command, with every variable filled in. Temporary files would lie in `left`.
+def test_no_output_command_line_or_file_holds_the_password_or_its_hash(shell, tmp_path):
+    # With -x, bash prints every command with the values of variables. Temporary files would remain in `left`.
     (tmp_path / "left").mkdir()
     shell.environment["TMPDIR"] = str(tmp_path / "left")
     done = change(shell, trace=True)
@@ -83,24 +83,24 @@ def test_neither_password_nor_hash_is_shown_or_on_a_command_line_or_in_a_file(sh
     assert list((tmp_path / "left").iterdir()) == []
 
 
-def test_a_kubectl_that_fails_ends_it_without_showing_what_it_was_given(shell):
+def test_a_failure_of_kubectl_ends_the_script_without_showing_the_hash(shell):
     stand_in_kubectl(shell, ("apply", "forbidden\n", 1))
     done = change(shell)
-    assert done.returncode == 1 and "forbidden" in done.stderr and "the password is as it was" in done.stderr
+    assert done.returncode == 1 and "forbidden" in done.stderr and "the password was not changed" in done.stderr
     assert changes(shell) == CHANGES[:1] and hash_given(shell).decode() not in done.stderr
 
 
 @pytest.mark.parametrize(
     "password, said",
-    [("12341234", "12 characters at least"), ("", "12 characters at least"), ("ä" * 37, "72 bytes at most")],
+    [("12341234", "at least 12 characters"), ("", "at least 12 characters"), ("ä" * 37, "at most 72 bytes")],
 )
-def test_a_password_that_cannot_be_meant_changes_nothing(shell, password, said):
+def test_an_invalid_password_changes_nothing(shell, password, said):
     done = shell.paste(f"echo '{password}' | bash '{ROOT}/scripts/change_password.sh' --stdin")
     assert done.returncode == 1 and said in done.stderr and changes(shell) == []
 
 
 def type_into(shell, *lines: str) -> tuple[int, str]:
-    """Call the script in a terminal, type the lines when asked; return its exit status and what the terminal shows."""
+    """Run the script in a terminal, and type a line at each prompt. Return the exit status and the terminal's text."""
     process, terminal = pty.fork()
     if process == 0:
         os.execve("/bin/bash", ["bash", f"{ROOT}/scripts/change_password.sh"], shell.environment)
@@ -110,53 +110,53 @@ def type_into(shell, *lines: str) -> tuple[int, str]:
         assert ready, f"it waits: {shown!r}"
         try:
             shown += os.read(terminal, 1000)
-        except OSError:  # how Linux says that the other end is closed
+        except OSError:  # Linux reports a closed terminal this way
             break
-        if waiting and shown.endswith((b"new password: ", b"the same again: ")):
+        if waiting and shown.endswith(b"new password: "):
             os.write(terminal, waiting.pop(0).encode() + b"\n")
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), shown.decode()
 
 
-def test_in_a_terminal_it_asks_twice_and_shows_nothing_of_the_answer(shell):
+def test_in_a_terminal_the_script_asks_twice_and_shows_no_password(shell):
     status, shown = type_into(shell, PASSWORD, PASSWORD)
     assert status == 0 and bcrypt.checkpw(PASSWORD.encode(), hash_given(shell)), shown
     assert "battery" not in shown and changes(shell) == CHANGES
 
 
-def test_two_that_differ_change_nothing(shell):
+def test_two_different_passwords_change_nothing(shell):
     status, shown = type_into(shell, PASSWORD, "something else entirely")
-    assert status == 1 and "not the same" in shown and changes(shell) == []
+    assert status == 1 and "passwords differ" in shown and changes(shell) == []
 
 
-def test_a_dry_run_asks_nothing_and_pasted_it_does_the_same(shell):
+def test_a_dry_run_asks_nothing_and_its_pasted_commands_do_the_same(shell):
     dry = shell.run("change_password.sh", "--stdin", "--dry-run")
     assert dry.returncode == 0 and changes(shell) == [], dry.stderr
     shell.forget_calls()
-    # Pasted, the command reads the password where the shell reads it.
+    # The pasted command reads the password from the standard input of the shell.
     pasted = shell.paste(f"""bash -ec "$COMMANDS" <<<'{PASSWORD.replace("'", "")}'""", COMMANDS=dry.stdout)
     assert pasted.returncode == 0 and changes(shell) == CHANGES, pasted.stderr
     assert bcrypt.checkpw(PASSWORD.replace("'", "").encode(), hash_given(shell))
 
 
-def test_without_a_login_in_the_cluster_it_says_where_that_comes_from(shell):
+def test_a_cluster_without_a_login_service_is_refused_with_advice(shell):
     shell.stand_in("kubectl", ("config current-context", "kubeflow-demo\n"))
     done = change(shell)
     assert done.returncode == 1 and "--platform full" in done.stderr and changes(shell) == []
 
 
-def test_another_cluster_is_left_alone(shell):
+def test_another_cluster_is_not_changed(shell):
     stand_in_kubectl(shell, ("config current-context", "production\n"))
     done = change(shell)
     assert done.returncode == 1 and "points to production" in done.stderr and changes(shell) == []
 
 
-def test_a_missing_kubectl_is_3(shell):
+def test_a_missing_kubectl_exits_with_3(shell):
     (shell.programs / "kubectl").unlink()
     done = change(shell)
     assert done.returncode == 3 and "kubectl is not installed. " in done.stderr
 
 
-def test_a_missing_bcrypt_is_3_with_how_to_get_it(shell, tmp_path):
+def test_a_missing_bcrypt_exits_with_3_and_says_how_to_install_it(shell, tmp_path):
     (shell.programs / "python3").write_text(f'#!/bin/sh\nexec {Path(sys._base_executable)} -IS "$@"\n')
     copy = tmp_path / "no environment"  # a project without .venv
     shutil.copytree(ROOT / "scripts", copy / "scripts")
@@ -168,6 +168,6 @@ def test_a_missing_bcrypt_is_3_with_how_to_get_it(shell, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, variables", [(["secret"], {}), (["--wrong"], {}), ([], {"CLUSTER_NAME": "a b"})])
-def test_wrong_usage_is_2_before_any_call(shell, arguments, variables):
+def test_wrong_usage_exits_with_2_before_any_call(shell, arguments, variables):
     done = shell.run("change_password.sh", *arguments, **variables)
     assert done.returncode == 2 and "usage:" in done.stderr and shell.calls == []

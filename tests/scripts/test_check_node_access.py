@@ -13,7 +13,7 @@ PULL_ONLY = "arn:aws:iam::aws:policy/AmazonEC2ContainerRegistryPullOnly"
 
 @pytest.fixture
 def cluster(account, unique, monkeypatch) -> str:
-    """A cluster of the test's own, whose nodes may not pull."""
+    """A cluster for one test, whose nodes may not pull."""
     name = f"c{unique}"
     for constant, value in (
         ("CLUSTER", name),
@@ -44,7 +44,7 @@ def policies(iam, cluster) -> set[str]:
     return {policy["PolicyArn"] for policy in attached}
 
 
-def test_it_names_every_hop_and_the_role_that_may_not_pull(check, cluster):
+def test_the_script_names_each_node_group_role_and_policy_and_the_role_that_may_not_pull(check, cluster):
     done = check()
     assert done.returncode == 1
     assert [line.strip() for line in done.stdout.splitlines()] == [
@@ -53,7 +53,7 @@ def test_it_names_every_hop_and_the_role_that_may_not_pull(check, cluster):
         f"role {cluster}-node",
         "policy AmazonEKSWorkerNodePolicy",
         "policy AmazonEKS_CNI_Policy",
-        "no policy that allows to pull from ECR",
+        "no policy of this role allows pulling from ECR",
     ]
     assert f"may not pull from ECR: {cluster}-node" in done.stderr and "--fix" in done.stderr
 
@@ -69,12 +69,12 @@ def test_fix_attaches_the_smallest_policy_and_a_second_run_changes_nothing(check
     assert policies(iam, cluster) == before | {PULL_ONLY}
 
 
-def test_the_wider_policy_is_enough(check, iam, cluster):
+def test_a_wider_policy_is_enough(check, iam, cluster):
     iam.attach_role_policy(RoleName=f"{cluster}-node", PolicyArn=READ_ONLY)
     assert check().returncode == 0
 
 
-def test_a_policy_of_your_own_with_a_like_name_does_not_count(check, iam, cluster):
+def test_a_customer_policy_with_the_same_name_does_not_count(check, iam, cluster):
     statement = {"Effect": "Allow", "Action": "ecr:ListImages", "Resource": "*"}
     document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
     made = iam.create_policy(
@@ -85,7 +85,7 @@ def test_a_policy_of_your_own_with_a_like_name_does_not_count(check, iam, cluste
 
 
 @pytest.mark.slow
-def test_a_dry_run_changes_nothing_and_pasted_does_the_same(check, shell, iam, cluster):
+def test_a_dry_run_changes_nothing_and_its_pasted_commands_do_the_same(check, shell, iam, cluster):
     before = policies(iam, cluster)
     shown = check("--fix", "--dry-run")
     assert shown.stdout == f"aws iam attach-role-policy --role-name {cluster}-node --policy-arn {PULL_ONLY}\n"
@@ -94,12 +94,12 @@ def test_a_dry_run_changes_nothing_and_pasted_does_the_same(check, shell, iam, c
     assert policies(iam, cluster) == before | {PULL_ONLY}
 
 
-def test_a_cluster_that_is_not_there_is_named(check):
+def test_a_missing_cluster_is_named(check):
     done = check(CLUSTER_NAME="no-such-cluster")
     assert done.returncode == 1 and "there is no cluster no-such-cluster in us-east-1" in done.stderr
 
 
-def test_what_aws_denies_is_1_and_named(check, shell):
+def test_a_denial_of_aws_exits_with_1_and_is_shown(check, shell):
     shell.programs.joinpath("aws").unlink()
     said = "An error occurred (AccessDenied) when calling the ListAttachedRolePolicies operation: no"
     shell.stand_in(
@@ -114,12 +114,12 @@ def test_what_aws_denies_is_1_and_named(check, shell):
     assert done.returncode == 1 and said in done.stderr
 
 
-def test_no_credentials_and_no_aws_cli_are_3(check, shell):
+def test_missing_credentials_and_a_missing_aws_cli_exit_with_3(check, shell):
     assert check(AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="").returncode == 3
     shell.programs.joinpath("aws").unlink()
     assert check().returncode == 3
 
 
-def test_wrong_usage_and_bad_names_are_2(shell):
+def test_wrong_usage_and_bad_names_exit_with_2(shell):
     assert shell.run("check_node_access.sh", "extra").returncode == 2
     assert shell.run("check_node_access.sh", CLUSTER_NAME="a_b").returncode == 2

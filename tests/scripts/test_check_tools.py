@@ -1,4 +1,4 @@
-"""`scripts/check_tools.sh`, and the settings, names and errors that all scripts have from `scripts/lib.sh`."""
+"""`scripts/check_tools.sh`, and the settings, names and errors of `scripts/lib.sh` that all scripts share."""
 
 import re
 
@@ -10,7 +10,7 @@ TOOLS = "aws", "kubectl", "eksctl", "kustomize", "docker", "kind"
 
 
 def provide_all(shell, **versions_of):
-    """Put tools of the right age on PATH, but for those whose version is given."""
+    """Put all tools on PATH: with the given version, else with the version needed."""
     ours = versions()
     kubectl = versions_of.get("kubectl", f"{ours['KUBERNETES_VERSION']}.2")
     shell.stand_in("kubectl", ("version", f"Client Version: v{kubectl}\nKustomize Version: v5.7.1\n"))
@@ -24,7 +24,7 @@ def rows(done) -> dict[str, str]:
     return {line.split()[0]: line for line in done.stdout.splitlines()[1:] if line.split()[0] in TOOLS}
 
 
-def test_with_every_tool_it_succeeds_and_says_who_you_are(shell, account):
+def test_with_every_tool_the_script_succeeds_and_shows_the_aws_identity(shell, account):
     provide_all(shell)
     done = shell.run("check_tools.sh")
     assert done.returncode == 0, done.stderr
@@ -33,7 +33,7 @@ def test_with_every_tool_it_succeeds_and_says_who_you_are(shell, account):
     assert done.stdout.splitlines()[-1].endswith("account 123456789012, region us-east-1")
 
 
-def test_what_is_missing_is_named_with_how_to_get_it_on_both_systems(shell, account):
+def test_a_missing_tool_is_named_with_its_installation_on_both_systems(shell, account):
     done = shell.run("check_tools.sh")
     assert done.returncode == 3 and "5 of these tools are missing" in done.stderr
     for tool in TOOLS[1:]:
@@ -49,18 +49,18 @@ def test_what_is_missing_is_named_with_how_to_get_it_on_both_systems(shell, acco
         ("eksctl", "0.99.0", "too old"),
         ("kind", "0.9.0", "too old"),
         ("docker", "Docker version 19.03.15, build x\n", "too old"),
-        ("kustomize", "nonsense", "does not say its version"),
+        ("kustomize", "nonsense", "does not print its version"),
     ],
 )
-def test_a_version_that_does_not_fit_is_seen(shell, tool, version, said):
+def test_a_wrong_version_is_reported(shell, tool, version, said):
     provide_all(shell, **{tool: version})
     done = shell.run("check_tools.sh", tool)
     assert said in rows(done)[tool]
-    assert done.returncode == (0 if "does not say" in said else 3)
+    assert done.returncode == (0 if "does not print" in said else 3)
 
 
 @pytest.mark.parametrize("version", ["1.33.0", "1.35.9"])
-def test_kubectl_may_be_one_minor_version_away(shell, version):
+def test_kubectl_may_differ_by_one_minor_version(shell, version):
     provide_all(shell, kubectl=version)
     assert shell.run("check_tools.sh", "kubectl").returncode == 0
 
@@ -75,7 +75,7 @@ def test_settings_come_from_the_environment_then_from_settings_env(shell, accoun
     assert both.stdout.rstrip().endswith("region us-west-2")
 
 
-def test_settings_env_is_read_and_not_run(shell, tmp_path):
+def test_settings_env_is_never_executed(shell, tmp_path):
     settings = tmp_path / "mine.env"
     settings.write_text(f"CLUSTER_NAME=$(touch {tmp_path}/was-run)\n")
     done = shell.run("check_tools.sh", "kind", WORKSHOP_SETTINGS=str(settings))
@@ -91,7 +91,7 @@ def test_settings_env_is_read_and_not_run(shell, tmp_path):
         ("AWS_SECRET_ACCESS_KEY=x", "does not belong in this file"),
     ],
 )
-def test_a_settings_file_that_cannot_be_meant_is_refused_with_its_line(shell, tmp_path, line, said):
+def test_an_invalid_settings_file_is_refused_with_its_line(shell, tmp_path, line, said):
     settings = tmp_path / "mine.env"
     settings.write_text(f"{line}\n")
     done = shell.run("check_tools.sh", "kind", WORKSHOP_SETTINGS=str(settings))
@@ -119,14 +119,14 @@ def test_a_settings_file_that_cannot_be_meant_is_refused_with_its_line(shell, tm
         ("AWS_DEFAULT_REGION", "Virginia"),
     ],
 )
-def test_a_name_is_refused_before_any_call(shell, name, value):
+def test_an_invalid_name_is_refused_before_any_call(shell, name, value):
     shell.stand_in("aws")
     done = shell.run("check_tools.sh", "aws", **{"AWS_DEFAULT_REGION": "us-east-1", name: value})
     assert done.returncode == 2 and f'{name} is "{value}"; ' in done.stderr
     assert shell.calls == []
 
 
-def test_no_credentials_are_3_with_what_to_do(shell, account):
+def test_missing_credentials_exit_with_3_and_advice(shell, account):
     done = shell.run("check_tools.sh", "aws", AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")
     assert done.returncode == 3 and "Unable to locate credentials" in done.stderr and "aws sso login" in done.stderr
 
@@ -139,7 +139,7 @@ def test_no_credentials_are_3_with_what_to_do(shell, account):
         ("An error occurred (Throttling) when calling the GetCallerIdentity operation: slow", 1, "AWS refuses this"),
     ],
 )
-def test_what_aws_refuses_is_told_with_what_to_do(shell, said, status, advice):
+def test_an_error_of_aws_is_shown_with_advice(shell, said, status, advice):
     shell.stand_in("aws", ("sts", f"\n{said}\n", 255), ("--version", "aws-cli/2.31.0 Python/3.13\n"))
     done = shell.run("check_tools.sh", "aws", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == status and said in done.stderr and advice in done.stderr
@@ -151,13 +151,13 @@ def test_an_endpoint_that_does_not_answer_is_named(shell, account):
     assert done.returncode == 1 and "does not answer" in done.stderr and "127.0.0.1:1" in done.stderr
 
 
-def test_without_a_region_it_says_which_variable(shell, account):
+def test_a_missing_region_is_reported_with_its_variable(shell, account):
     done = shell.run("check_tools.sh", "aws", AWS_DEFAULT_REGION="", AWS_REGION="")
     assert done.returncode == 3 and "export AWS_DEFAULT_REGION" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--wrong"], ["terraform"]], ids=str)
-def test_wrong_usage_is_2_and_shows_the_usage(shell, arguments):
+def test_wrong_usage_exits_with_2_and_shows_the_usage(shell, arguments):
     done = shell.run("check_tools.sh", *arguments)
     assert done.returncode == 2 and "usage:" in done.stderr
 
@@ -172,7 +172,7 @@ def test_every_script_has_help_that_names_its_exit_statuses(shell):
         assert shell.run(script, "--no-such-option").returncode == 2, script
 
 
-def test_the_template_of_settings_env_can_be_used_as_it_is_and_filled_in(shell, tmp_path):
+def test_the_template_of_settings_env_is_valid_unchanged_and_filled_in(shell, tmp_path):
     template = (ROOT / "settings.env.template").read_text()
     settings = tmp_path / "mine.env"
     shell.stand_in("kind", ("version", f"{versions()['KIND_VERSION']}\n"))

@@ -15,7 +15,7 @@ STORAGE_CLASS = (ROOT / "deploy/kubeflow/storage-class.yaml").read_text()
 READS = re.compile(r"kubectl (config current-context|--context \S+ (get|config view)) ?")
 OURS = "first-kubeflow-pipeline\thttps://here"  # the tag and the endpoint of a cluster, as the AWS CLI prints them
 ADDONS = "daemonset aws-node", "daemonset eks-pod-identity-agent", "deployment ebs-csi-controller"
-# eksctl for the emulated account: what it is given is recorded, then the cluster and its nodes are there.
+# An eksctl for the emulated account. It records its input, and creates the cluster and its nodes.
 MAKES_A_CLUSTER = """#!/usr/bin/env bash
 tee "$0.given" | "$0-recorded" "$@"
 name=$(sed -n 's/^  name: //p' "$0.given")
@@ -30,14 +30,14 @@ aws eks create-nodegroup --cluster-name "$name" --nodegroup-name "$name-nodes" -
 
 
 def changes(shell) -> list[tuple[str, str]]:
-    """Return the calls of stand-ins that change something, and what each was given."""
+    """Return the calls of stand-ins that change something, with the standard input of each."""
     return [made for made in zip(shell.calls, shell.inputs, strict=True) if not READS.match(made[0])]
 
 
 def stand_in_kubectl(
     shell, name, *, endpoint="https://here", classes="gp3 true\n", current=None, addons=ADDONS, nodes="node/a\n"
 ):
-    """A kubectl that knows a cluster, by the address `endpoint`."""
+    """Put a kubectl on PATH that has a cluster with the address `endpoint`."""
     shell.stand_in(
         "kubectl",
         ("config current-context", f"{current or name}\n"),
@@ -57,7 +57,7 @@ def endpoint(account, name="kubeflow-demo") -> str:
 
 @pytest.fixture
 def eksctl(shell, account):
-    """An eksctl that is recorded, and after which the emulated account has the cluster."""
+    """A recorded eksctl that creates the cluster in the emulated account."""
     shell.stand_in("eksctl")
     (shell.programs / "eksctl").rename(shell.programs / "eksctl-recorded")
     (shell.programs / "eksctl").write_text(MAKES_A_CLUSTER)
@@ -67,7 +67,7 @@ def eksctl(shell, account):
 
 @pytest.fixture
 def kubeconfig(shell, account, tmp_path) -> Path:
-    """Where the AWS CLI tells kubectl of clusters."""
+    """The kubeconfig that the AWS CLI writes."""
     shell.environment["KUBECONFIG"] = str(tmp_path / "kube/config")
     return tmp_path / "kube/config"
 
@@ -114,7 +114,7 @@ def test_a_cluster_without_nodes_gets_them(shell, account, eksctl, unique):
     assert shell.paste(f"aws eks create-cluster {arguments}").returncode == 0
     done = shell.run("create_cluster.sh", CLUSTER_NAME=unique, NODE_SPOT="true", NODE_COUNT="3")
     assert done.returncode == 0, done.stderr
-    assert f"runs Kubernetes 1.19, and versions.env says {versions()['KUBERNETES_VERSION']}" in done.stderr
+    assert f"runs Kubernetes 1.19, and KUBERNETES_VERSION is {versions()['KUBERNETES_VERSION']}" in done.stderr
     assert "0.12 USD an hour and 3 x m6i.xlarge" in done.stderr
     call, given = changes(shell)[0]
     assert call == "eksctl create nodegroup -f -"
@@ -123,7 +123,7 @@ def test_a_cluster_without_nodes_gets_them(shell, account, eksctl, unique):
 
 
 @pytest.mark.parametrize("missing", ADDONS)
-def test_an_addon_that_is_missing_is_made_before_anything_waits_for_it(shell, account, missing):
+def test_a_missing_addon_is_created_before_anything_waits_for_it(shell, account, missing):
     shell.stand_in("eksctl")
     stand_in_kubectl(
         shell, "kubeflow-demo", endpoint=endpoint(account), addons=[addon for addon in ADDONS if addon != missing]
@@ -141,7 +141,7 @@ def test_an_addon_that_is_missing_is_made_before_anything_waits_for_it(shell, ac
     ]
 
 
-def test_a_cluster_that_another_project_made_is_left_as_it_is(shell):
+def test_a_cluster_of_another_project_is_not_changed(shell):
     stand_in_kubectl(shell, "kubeflow-demo")
     shell.stand_in("eksctl")
     theirs = ("describe-cluster", "ACTIVE\t1.34\tNone\thttps://here\n")
@@ -152,7 +152,7 @@ def test_a_cluster_that_another_project_made_is_left_as_it_is(shell):
 
 
 @pytest.mark.parametrize(
-    "status, said", [("CREATE_IN_PROGRESS", "again in some minutes"), ("ROLLBACK_COMPLETE", "scripts/clean_up.py")]
+    "status, said", [("CREATE_IN_PROGRESS", "again in a few minutes"), ("ROLLBACK_COMPLETE", "scripts/clean_up.py")]
 )
 def test_the_stack_of_an_interrupted_run_is_named(shell, status, said):
     stand_in_kubectl(shell, "kubeflow-demo")
@@ -165,7 +165,7 @@ def test_the_stack_of_an_interrupted_run_is_named(shell, status, said):
     assert not any(call.startswith("eksctl") for call in shell.calls)
 
 
-def test_nodes_that_are_still_starting_are_awaited_and_none_at_all_are_named(shell):
+def test_the_script_waits_for_starting_nodes_and_reports_a_cluster_without_nodes(shell):
     shell.stand_in("eksctl")
     cluster = ("describe-cluster", f"ACTIVE\t1.34\t{OURS}\n")
     group = ("describe-nodegroup", "CREATING\n")
@@ -178,18 +178,18 @@ def test_nodes_that_are_still_starting_are_awaited_and_none_at_all_are_named(she
     assert "eksctl scale nodegroup --cluster kubeflow-demo --name kubeflow-demo-nodes --nodes 2" in done.stderr
 
 
-def test_nodes_that_failed_are_not_waited_for(shell):
+def test_the_script_does_not_wait_for_failed_nodes(shell):
     stand_in_kubectl(shell, "kubeflow-demo")
     shell.stand_in("eksctl")
     answers = ("describe-cluster", f"ACTIVE\t1.34\t{OURS}\n"), ("describe-nodegroup", "CREATE_FAILED\n")
     shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), *answers)
     done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1")
-    assert done.returncode == 1 and "kubeflow-demo-nodes are CREATE_FAILED" in done.stderr
+    assert done.returncode == 1 and "kubeflow-demo-nodes is CREATE_FAILED" in done.stderr
     assert "eksctl delete nodegroup" in done.stderr and not any("wait" in call for call in shell.calls)
 
 
 @pytest.mark.slow
-def test_kubectl_is_led_back_from_another_cluster(shell, account):
+def test_kubectl_is_switched_from_another_cluster_to_this_one(shell, account):
     shell.stand_in("eksctl")
     stand_in_kubectl(shell, "kubeflow-demo", endpoint=endpoint(account), current="another")
     done = shell.run("create_cluster.sh")
@@ -201,7 +201,7 @@ def test_kubectl_is_led_back_from_another_cluster(shell, account):
 
 
 @pytest.mark.slow
-def test_a_dry_run_changes_nothing_and_pasted_it_does_the_same(shell, eksctl, kubeconfig, unique):
+def test_a_dry_run_changes_nothing_and_its_pasted_commands_do_the_same(shell, eksctl, kubeconfig, unique):
     stand_in_kubectl(shell, unique, classes="gp2 true\n")
     dry = shell.run("create_cluster.sh", "--dry-run", CLUSTER_NAME=unique)
     assert dry.returncode == 0, dry.stderr
@@ -214,7 +214,7 @@ def test_a_dry_run_changes_nothing_and_pasted_it_does_the_same(shell, eksctl, ku
     by_hand = changes(shell)
     assert kubeconfig.exists()
 
-    # The same as a real run, of a cluster with another name.
+    # A real run for a cluster with another name makes the same calls.
     shell.forget_calls()
     stand_in_kubectl(shell, f"{unique}-2", classes="gp2 true\n")
     assert shell.run("create_cluster.sh", CLUSTER_NAME=f"{unique}-2").returncode == 0
@@ -230,7 +230,7 @@ def test_a_dry_run_needs_neither_eksctl_nor_kubectl(shell, account, unique):
 
 
 @pytest.mark.parametrize("missing", ["aws", "eksctl", "kubectl"])
-def test_a_missing_tool_is_3_with_how_to_get_it(shell, missing):
+def test_a_missing_tool_exits_with_3_and_says_how_to_install_it(shell, missing):
     for tool in {"aws", "eksctl", "kubectl"} - {missing}:
         shell.stand_in(tool)
     done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1")
@@ -239,7 +239,7 @@ def test_a_missing_tool_is_3_with_how_to_get_it(shell, missing):
 
 
 @pytest.mark.parametrize("status", ["DELETING", "FAILED"])
-def test_a_cluster_that_is_going_away_is_not_built_upon(shell, status):
+def test_a_deleting_or_failed_cluster_is_refused(shell, status):
     stand_in_kubectl(shell, "kubeflow-demo")
     shell.stand_in("eksctl")
     shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), ("describe-cluster", f"{status}\t1.34\t{OURS}\n"))
@@ -248,14 +248,14 @@ def test_a_cluster_that_is_going_away_is_not_built_upon(shell, status):
     assert not any(call.startswith("eksctl") for call in shell.calls)
 
 
-def test_without_credentials_nothing_is_tried(shell, account):
+def test_without_credentials_the_script_calls_no_tool(shell, account):
     shell.stand_in("kubectl")
     shell.stand_in("eksctl")
     done = shell.run("create_cluster.sh", AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")
     assert done.returncode == 3 and "aws sso login" in done.stderr and shell.calls == []
 
 
-def test_what_aws_denies_is_named(shell):
+def test_a_denial_of_aws_is_shown(shell):
     shell.stand_in("kubectl")
     shell.stand_in("eksctl")
     said = "An error occurred (AccessDeniedException) when calling the DescribeCluster operation: not you"
@@ -264,7 +264,7 @@ def test_what_aws_denies_is_named(shell):
     assert done.returncode == 1 and said in done.stderr and "administrator" in done.stderr
 
 
-def test_an_eksctl_that_fails_ends_it(shell, account, unique):
+def test_a_failure_of_eksctl_ends_the_script(shell, account, unique):
     stand_in_kubectl(shell, unique)
     shell.stand_in("eksctl", ("create", "no capacity\n", 1))
     done = shell.run("create_cluster.sh", CLUSTER_NAME=unique)
@@ -273,7 +273,7 @@ def test_an_eksctl_that_fails_ends_it(shell, account, unique):
 
 
 @pytest.mark.parametrize("arguments", [["--wrong"], ["my-cluster"]], ids=str)
-def test_wrong_usage_is_2(shell, arguments):
+def test_wrong_usage_exits_with_2(shell, arguments):
     done = shell.run("create_cluster.sh", *arguments)
     assert done.returncode == 2 and "usage:" in done.stderr
 

@@ -32,11 +32,11 @@ def changes(shell) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def large(shell):
-    """A machine with nothing on it yet that lets enough be watched."""
+    """A machine without a cluster, with high inotify limits."""
     stand_ins(shell, instances=2280, watches=1255360)
 
 
-def test_the_first_run_makes_a_cluster_with_pipelines_in_it(shell, large):
+def test_the_first_run_creates_a_cluster_and_installs_pipelines(shell, large):
     done = shell.run("create_local_cluster.sh")
     assert done.returncode == 0, done.stderr
     version = versions()["KUBEFLOW_PIPELINES_VERSION"]
@@ -60,15 +60,15 @@ def test_the_second_run_changes_nothing(shell):
     assert changes(shell) == []
 
 
-def test_a_cluster_that_kubectl_does_not_point_to_is_found_again(shell):
+def test_kubectl_is_switched_to_an_existing_cluster(shell):
     stand_ins(shell, clusters="kubeflow-demo\n", current="other", instances=2280, watches=1255360)
     done = shell.run("create_local_cluster.sh")
     assert changes(shell) == [("kind export kubeconfig --name kubeflow-demo", "")]
-    # The stand-in still points elsewhere, which the next step notices rather than installing there.
+    # The stand-in still points to another cluster. The next step refuses to install Kubeflow there.
     assert done.returncode == 1 and "points to other, not to kind-kubeflow-demo" in done.stderr
 
 
-def test_a_dry_run_changes_nothing_and_pasted_it_does_the_same(shell, large):
+def test_a_dry_run_changes_nothing_and_its_pasted_commands_do_the_same(shell, large):
     dry = shell.run("create_local_cluster.sh", "--dry-run")
     assert dry.returncode == 0 and changes(shell) == [], dry.stderr
     shell.forget_calls()
@@ -86,7 +86,7 @@ def test_a_dry_run_needs_no_tool(shell):
     assert "kind is not installed" in done.stderr
 
 
-def test_linux_that_lets_too_little_be_watched_is_told_how_to_let_more(shell):
+def test_low_inotify_limits_exit_with_3_and_the_commands_that_raise_them(shell):
     stand_ins(shell)
     done = shell.run("create_local_cluster.sh")
     assert done.returncode == 3 and changes(shell) == []
@@ -94,27 +94,27 @@ def test_linux_that_lets_too_little_be_watched_is_told_how_to_let_more(shell):
     assert done.stderr.rstrip().endswith(advice)
 
 
-def test_on_macos_nobody_asks_for_watches(shell):
+def test_macos_has_no_inotify_limits_to_check(shell):
     stand_ins(shell, system="Darwin")
     assert shell.run("create_local_cluster.sh").returncode == 0
     assert not any(call.startswith("sysctl") for call in shell.calls)
 
 
 @pytest.mark.parametrize("missing", ["docker", "kind", "kubectl"])
-def test_a_missing_tool_is_3_with_how_to_get_it(shell, large, missing):
+def test_a_missing_tool_exits_with_3_and_says_how_to_install_it(shell, large, missing):
     (shell.programs / missing).unlink()
     done = shell.run("create_local_cluster.sh")
     assert done.returncode == 3 and f"{missing} is not installed. " in done.stderr and changes(shell) == []
 
 
-def test_a_docker_that_does_not_run_is_3(shell, large):
+def test_a_docker_that_does_not_answer_exits_with_3(shell, large):
     shell.stand_in("docker", ("info", "Cannot connect to the Docker daemon\n", 1))
     done = shell.run("create_local_cluster.sh")
     assert done.returncode == 3 and "Docker does not answer: Cannot connect" in done.stderr and changes(shell) == []
 
 
 @pytest.mark.parametrize("arguments", [["--wrong"], ["name"]], ids=str)
-def test_wrong_usage_is_2(shell, arguments):
+def test_wrong_usage_exits_with_2(shell, arguments):
     done = shell.run("create_local_cluster.sh", *arguments)
     assert done.returncode == 2 and "usage:" in done.stderr
 

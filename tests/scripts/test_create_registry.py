@@ -50,25 +50,25 @@ def test_the_first_run_makes_the_repository_and_the_second_changes_nothing(creat
 
     second = create()
     assert second.returncode == 0 and state(ecr, unique) == made
-    assert second.stdout.splitlines() == [f"the repository {unique} is as it should be; nothing to do", address]
+    assert second.stdout.splitlines() == [f"the repository {unique} has the right settings; nothing to do", address]
 
 
 @pytest.mark.slow
-def test_a_repository_with_other_settings_is_brought_in_line_and_each_change_is_said(create, ecr, unique):
+def test_other_settings_of_a_repository_are_corrected_and_each_change_is_printed(create, ecr, unique):
     ecr.create_repository(repositoryName=unique, imageTagMutability="MUTABLE")
     done = create("--keep", "3", "--untagged-days", "1")
     assert done.returncode == 0, done.stderr
     for change in (
-        "as the project's",
-        "cannot be moved any more (they were MUTABLE)",
-        "scanned",
+        "as a repository of this project",
+        "IMMUTABLE (before: MUTABLE)",
+        "now scans each image",
         "the newest 3 images",
     ):
         assert change in done.stdout
     assert state(ecr, unique)["lifecycle"]["rules"][0]["selection"]["countNumber"] == 1
 
 
-def test_a_repository_with_images_that_is_not_the_projects_is_left_alone(create, ecr, unique):
+def test_a_repository_with_images_of_another_project_is_not_changed(create, ecr, unique):
     ecr.create_repository(repositoryName=unique, imageTagMutability="MUTABLE")
     kind = "application/vnd.oci.image.manifest.v1+json"
     config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": "sha256:" + "0" * 64, "size": 1}
@@ -81,7 +81,7 @@ def test_a_repository_with_images_that_is_not_the_projects_is_left_alone(create,
 
 
 @pytest.mark.slow
-def test_a_dry_run_changes_nothing_and_pasted_does_the_same(create, shell, ecr, unique):
+def test_a_dry_run_changes_nothing_and_its_pasted_commands_do_the_same(create, shell, ecr, unique):
     shown = create("--dry-run")
     assert shown.returncode == 0, shown.stderr
     assert unique not in [found["repositoryName"] for found in ecr.describe_repositories()["repositories"]]
@@ -90,7 +90,7 @@ def test_a_dry_run_changes_nothing_and_pasted_does_the_same(create, shell, ecr, 
     assert "nothing to do" in create().stdout
 
 
-def test_a_public_repository_is_made_in_the_region_that_has_them(create, shell, unique):
+def test_a_public_repository_is_created_in_us_east_1(create, shell, unique):
     shell.programs.joinpath("aws").unlink()
     missing = "An error occurred (RepositoryNotFoundException) when calling the DescribeRepositories operation: none"
     shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), ("describe-repositories", missing, 254))
@@ -104,7 +104,7 @@ def test_a_public_repository_is_made_in_the_region_that_has_them(create, shell, 
     assert again.returncode == 0 and again.stdout.splitlines()[-1] == "public.ecr.aws/a/b"
 
 
-def test_what_aws_denies_is_1_and_named(create, shell):
+def test_a_denial_of_aws_exits_with_1_and_is_shown(create, shell):
     shell.programs.joinpath("aws").unlink()
     said = "An error occurred (AccessDeniedException) when calling the DescribeRepositories operation: no"
     shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), ("ecr", said, 254))
@@ -112,24 +112,24 @@ def test_what_aws_denies_is_1_and_named(create, shell):
     assert done.returncode == 1 and said in done.stderr and "administrator" in done.stderr
 
 
-def test_no_credentials_are_3(create):
+def test_missing_credentials_exit_with_3(create):
     done = create(AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")
     assert done.returncode == 3 and "aws sso login" in done.stderr
 
 
-def test_without_the_aws_cli_it_is_3(create, shell):
+def test_a_missing_aws_cli_exits_with_3(create, shell):
     shell.programs.joinpath("aws").unlink()
     done = create()
     assert done.returncode == 3 and "aws is not installed" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--keep", "0"], ["--keep"], ["--untagged-days", "x"], ["extra"]], ids=str)
-def test_wrong_usage_is_2(create, arguments):
+def test_wrong_usage_exits_with_2(create, arguments):
     assert create(*arguments).returncode == 2
 
 
 @pytest.mark.parametrize("name", ["Upper", "a", "a//b", "x; id"])
-def test_a_bad_name_is_2_before_any_call(create, shell, name):
+def test_a_bad_name_exits_with_2_before_any_call(create, shell, name):
     shell.programs.joinpath("aws").unlink()
     shell.stand_in("aws")
     assert create(COMPONENT_REPOSITORY=name).returncode == 2

@@ -1,4 +1,4 @@
-"""`scripts/grant_s3_access.sh`: roles in the emulated account, and what it tells Kubernetes and EKS."""
+"""`scripts/grant_s3_access.sh`: roles in the emulated account, and recorded calls of Kubernetes and EKS."""
 
 import base64
 import json
@@ -37,7 +37,7 @@ POLICY = {
 
 @pytest.fixture
 def cluster(account, unique, monkeypatch) -> str:
-    """A cluster of the test's own."""
+    """A cluster for one test."""
     name = f"c{unique}"
     for constant in ("CLUSTER", "NODE_GROUP", "NODE_ROLE", "CLUSTER_ROLE"):
         monkeypatch.setattr(aws_account, constant, name if constant == "CLUSTER" else f"{name}-{constant[:4].lower()}")
@@ -77,7 +77,7 @@ def test_pods_get_a_role_for_one_bucket_and_a_second_run_changes_nothing(grant, 
     assert trust["Action"] == ["sts:AssumeRole", "sts:TagSession"]
     assert tags == [{"Key": "project", "Value": "first-kubeflow-pipeline"}]
     assert names == ["one-bucket"] and documents == [POLICY]
-    # The emulated EKS has no pod identity: that is said, and not passed over.
+    # The emulated EKS has no pod identity, and the script reports this.
     assert "skipped: this AWS account has no EKS Pod Identity" in first.stdout
 
     before = role(iam, cluster)
@@ -87,7 +87,7 @@ def test_pods_get_a_role_for_one_bucket_and_a_second_run_changes_nothing(grant, 
 
 
 @pytest.mark.slow
-def test_a_role_that_was_half_made_or_changed_is_put_right(grant, iam, cluster):
+def test_an_incomplete_or_changed_role_is_corrected(grant, iam, cluster):
     trust = (
         '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, '
     )
@@ -98,13 +98,13 @@ def test_a_role_that_was_half_made_or_changed_is_put_right(grant, iam, cluster):
     }
     wide = json.dumps(POLICY | {"Statement": [POLICY["Statement"][0] | {"Action": "s3:*"}]})
     iam.put_role_policy(RoleName=f"{cluster}-s3", PolicyName="one-bucket", PolicyDocument=wide)
-    assert "and nothing else" in grant().stdout
+    assert "and no other bucket" in grant().stdout
     found = iam.get_role_policy(RoleName=f"{cluster}-s3", PolicyName="one-bucket")["PolicyDocument"]
     assert found == POLICY
 
 
 @pytest.mark.slow
-def test_a_dry_run_changes_nothing_and_pasted_does_the_same(grant, shell, iam, cluster):
+def test_a_dry_run_changes_nothing_and_its_pasted_commands_do_the_same(grant, shell, iam, cluster):
     shown = grant("--dry-run")
     assert shown.returncode == 0, shown.stderr
     with pytest.raises(iam.exceptions.NoSuchEntityException):
@@ -116,7 +116,7 @@ def test_a_dry_run_changes_nothing_and_pasted_does_the_same(grant, shell, iam, c
 
 
 def provide_eks(shell, *answers):
-    """Put a stand-in for an AWS that has pod identity on PATH; the role is there and right."""
+    """Put a stand-in for an AWS with pod identity on PATH. The role exists and is correct."""
     (shell.programs / "aws").unlink(missing_ok=True)
     trust = {"Effect": "Allow", "Principal": {"Service": "pods.eks.amazonaws.com"}}
     trust["Action"] = ["sts:AssumeRole", "sts:TagSession"]
@@ -137,7 +137,7 @@ def changes(shell) -> list[str]:
     return [call for call in shell.calls if not any(word in call for word in reading)]
 
 
-def test_the_agent_and_the_association_are_made_when_missing(shell):
+def test_a_missing_agent_and_a_missing_association_are_created(shell):
     provide_eks(shell, ("list-pod-identity", "None\n"), ("describe-addon", NO_ADDON, 254))
     done = shell.run("grant_s3_access.sh", WORKSHOP_BUCKET="my-bucket", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 0, done.stderr
@@ -149,7 +149,7 @@ def test_the_agent_and_the_association_are_made_when_missing(shell):
 
 
 @pytest.mark.parametrize("there, expected", [("kubeflow-demo-s3", 0), ("another", 1)])
-def test_an_association_is_left_when_right_and_changed_when_not(shell, there, expected):
+def test_only_a_wrong_association_is_changed(shell, there, expected):
     arn = f"arn:aws:iam::123456789012:role/{there}\n"
     provide_eks(shell, ("list-pod-identity", "a-1\n"), ("describe-pod-identity", arn))
     done = shell.run("grant_s3_access.sh", WORKSHOP_BUCKET="my-bucket", AWS_DEFAULT_REGION="us-east-1")
@@ -191,7 +191,7 @@ def test_irsa_ties_the_role_to_one_service_account_of_this_cluster(grant, shell,
     assert again.stdout == "default-editor has access already; nothing to do\n" and changes(shell) == []
 
 
-def test_keys_reach_kubectl_through_its_standard_input_alone(grant, shell, cluster):
+def test_keys_reach_kubectl_only_through_standard_input(grant, shell, cluster):
     provide_kubectl(shell, cluster)
     done = shell.run("grant_s3_access.sh", "--method", "secret", trace=True, CLUSTER_NAME=cluster, **KEYS)
     assert done.returncode == 0, done.stderr
@@ -200,11 +200,11 @@ def test_keys_reach_kubectl_through_its_standard_input_alone(grant, shell, clust
     assert pod_default["kind"] == "PodDefault" and pod_default["metadata"]["namespace"] == NAMESPACE
     shown = done.stdout + done.stderr + "".join(shell.calls)
     assert not any(key in shown for key in KEYS.values())
-    # An annotation would hold a copy of what was applied.
+    # A client-side apply would copy the keys into an annotation.
     assert all("--server-side" in call for call in changes(shell))
 
 
-def test_a_secret_that_holds_these_keys_already_stays(grant, shell, cluster, account):
+def test_a_secret_with_the_same_keys_is_not_changed(grant, shell, cluster, account):
     there = " ".join(base64.b64encode(value.encode()).decode() for value in KEYS.values())
     endpoint = account.environment()["AWS_ENDPOINT_URL_S3"]
     provide_kubectl(shell, cluster, ("get secret", there), ("get .*poddefault", f"{endpoint} us-east-1"))
@@ -212,7 +212,7 @@ def test_a_secret_that_holds_these_keys_already_stays(grant, shell, cluster, acc
     assert done.returncode == 0 and "nothing to do" in done.stdout and changes(shell) == []
 
 
-def test_a_dry_run_of_a_secret_shows_no_key_and_pasted_does_the_same(grant, shell, cluster):
+def test_a_dry_run_of_a_secret_shows_no_key_and_its_pasted_commands_do_the_same(grant, shell, cluster):
     provide_kubectl(shell, cluster)
     shown = grant("--method", "secret", "--dry-run", **KEYS)
     assert shown.returncode == 0 and changes(shell) == []
@@ -229,7 +229,7 @@ def test_keys_that_expire_within_hours_are_refused(grant, shell, cluster):
     assert done.returncode == 1 and "session token" in done.stderr and changes(shell) == []
 
 
-def test_no_tool_and_no_credentials_are_3(grant, shell, cluster):
+def test_missing_tools_and_missing_credentials_exit_with_3(grant, shell, cluster):
     assert "kubectl is not installed" in (done := grant("--method", "irsa")).stderr and done.returncode == 3
     none = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
     assert grant(**none).returncode == 3
@@ -239,14 +239,14 @@ def test_no_tool_and_no_credentials_are_3(grant, shell, cluster):
     assert grant().returncode == 3
 
 
-def test_what_aws_denies_is_1_and_named(shell):
+def test_a_denial_of_aws_exits_with_1_and_is_shown(shell):
     said = "An error occurred (AccessDenied) when calling the GetRole operation: no"
     shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), ("get-role", said, 254))
     done = shell.run("grant_s3_access.sh", WORKSHOP_BUCKET="my-bucket", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 1 and said in done.stderr
 
 
-def test_wrong_usage_and_bad_names_are_2(shell):
+def test_wrong_usage_and_bad_names_exit_with_2(shell):
     assert shell.run("grant_s3_access.sh", "--method", "luck").returncode == 2
     assert shell.run("grant_s3_access.sh").returncode == 2
     assert shell.run("grant_s3_access.sh", WORKSHOP_BUCKET="b/*").returncode == 2

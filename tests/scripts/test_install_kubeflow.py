@@ -1,4 +1,4 @@
-"""`scripts/install_kubeflow.sh`: kubectl, kustomize and git are recorded. It runs from a copy of the project."""
+"""`scripts/install_kubeflow.sh`: kubectl, kustomize and git are recorded. The script runs in a copy of the project."""
 
 import re
 import shlex
@@ -35,7 +35,7 @@ IMAGE = f"123456789012.dkr.ecr.us-east-1.amazonaws.com/lessons@sha256:{'a' * 64}
 
 @pytest.fixture
 def project(tmp_path):
-    """What the script needs of the project, so that it clones into no real build folder."""
+    """A copy of the files that the script needs. The script must not clone into the real build folder."""
     copy = tmp_path / "a project"
     for folder in ("scripts", "deploy"):
         shutil.copytree(ROOT / folder, copy / folder)
@@ -47,7 +47,7 @@ def project(tmp_path):
 
 @pytest.fixture
 def install(shell, project):
-    """Call the script of the copy as it is typed."""
+    """Run the script of the copy with the given arguments and settings."""
 
     def call(*arguments: str, **variables: str):
         script = project / "scripts/install_kubeflow.sh"
@@ -58,12 +58,12 @@ def install(shell, project):
 
 @pytest.fixture
 def paste(shell, project):
-    """Paste what a dry run has printed, in the project's folder."""
+    """Paste the output of a dry run in the project folder."""
     return lambda printed: shell.paste(f"cd {shlex.quote(str(project))}\n{printed}")
 
 
 def stand_ins(shell, *answers, installed="", classes="gp3 true\n", nodes="3920m 15087292Ki\n" * 2):
-    """Put recorders on PATH, for a cluster that has `installed` of Kubeflow."""
+    """Put recorders on PATH for a cluster whose installation of Kubeflow is `installed`."""
     shell.stand_in("git")
     shell.stand_in("kustomize")
     shell.stand_in("sleep")
@@ -103,7 +103,7 @@ def test_the_second_run_changes_nothing(shell, install):
     assert "installed already" in done.stdout and done.stdout.endswith("nothing was changed\n")
 
 
-def test_what_was_interrupted_is_finished(shell, install, project):
+def test_a_second_run_finishes_an_interrupted_installation(shell, install, project):
     (project / f"build/community-distribution-{KUBEFLOW}/example").mkdir(parents=True)
     stand_ins(shell)
     install()
@@ -117,7 +117,7 @@ def test_what_was_interrupted_is_finished(shell, install, project):
 
 
 @pytest.mark.slow
-def test_applying_is_tried_again_and_not_for_ever(shell, install):
+def test_apply_is_retried_at_most_30_times(shell, install):
     stand_ins(shell, ("apply --server-side", "no matches for kind\n", 1))
     done = install()
     assert done.returncode == 1 and "failed 30 times" in done.stderr and "(1 of 30)" in done.stderr
@@ -128,7 +128,7 @@ def test_applying_is_tried_again_and_not_for_ever(shell, install):
     "arguments", [[], ["--platform", "pipelines"], ["--s3-artifacts", "--notebook", IMAGE]], ids=str
 )
 @pytest.mark.slow
-def test_a_dry_run_changes_nothing_and_pasted_it_does_the_same(shell, install, paste, arguments):
+def test_a_dry_run_changes_nothing_and_its_pasted_commands_do_the_same(shell, install, paste, arguments):
     stand_ins(shell)
     settings = {"WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "eu-west-1"}
     dry = install(*arguments, "--dry-run", **settings)
@@ -155,7 +155,7 @@ def test_a_dry_run_with_kubectl_at_another_cluster_shows_the_commands_for_the_ri
     assert f"\n{KUBECTL} wait" in done.stdout and "production" not in done.stdout
 
 
-def test_pipelines_alone_are_applied_in_two_steps(shell, install):
+def test_pipelines_alone_is_installed_in_two_steps(shell, install):
     stand_ins(shell)
     assert install("--platform", "pipelines").returncode == 0
     base = "github.com/kubeflow/pipelines/manifests/kustomize"
@@ -169,7 +169,7 @@ def test_pipelines_alone_are_applied_in_two_steps(shell, install):
 
 
 @pytest.mark.parametrize("platform, namespace", [("full", "kubeflow-user-example-com"), ("pipelines", "kubeflow")])
-def test_artifacts_go_to_s3_when_asked(shell, install, platform, namespace):
+def test_artifacts_go_to_s3_with_the_flag(shell, install, platform, namespace):
     version = KUBEFLOW if platform == "full" else PIPELINES
     there = [("get .*poddefault", "poddefault/access-ml-pipeline\n")]
     stand_ins(shell, *there, installed=f"{platform}-{version}")
@@ -188,7 +188,7 @@ def test_artifacts_go_to_s3_when_asked(shell, install, platform, namespace):
     assert changes(shell) == []
 
 
-def test_a_notebook_server_is_made_from_an_image_and_only_once(shell, install):
+def test_a_notebook_server_is_created_only_once(shell, install):
     there = [("get .*poddefault", "poddefault/access-ml-pipeline\n")]
     stand_ins(shell, *there, installed=f"full-{KUBEFLOW}")
     assert install("--notebook", IMAGE).returncode == 0
@@ -210,10 +210,10 @@ def test_an_older_release_is_replaced_and_another_platform_is_not(shell, install
     shell.forget_calls()
     stand_ins(shell, installed=f"pipelines-{PIPELINES}")
     other = install()
-    assert other.returncode == 1 and "one does not fit over the other" in other.stderr and changes(shell) == []
+    assert other.returncode == 1 and "cannot replace it" in other.stderr and changes(shell) == []
 
 
-def test_another_cluster_than_the_one_meant_is_left_alone(shell, install):
+def test_another_cluster_is_not_changed(shell, install):
     stand_ins(shell, ("config current-context", "production\n"))
     done = install()
     assert done.returncode == 1 and "kubectl points to production, not to kubeflow-demo" in done.stderr
@@ -228,26 +228,26 @@ def test_another_cluster_than_the_one_meant_is_left_alone(shell, install):
         "me@kubeflow-demo.us-east-1.eksctl.io",
     ],
 )
-def test_every_name_that_tools_give_the_cluster_is_understood(shell, install, context):
+def test_every_context_name_of_the_tools_is_accepted(shell, install, context):
     stand_ins(shell, ("config current-context", f"{context}\n"))
     assert install("--platform", "pipelines").returncode == 0
     assert all(call.startswith(f"kubectl --context {context} ") for call in changes(shell))
 
 
-def test_kubectl_without_any_cluster_is_3(shell, install):
+def test_kubectl_without_any_cluster_exits_with_3(shell, install):
     stand_ins(shell, ("config current-context", "error: current-context is not set\n", 1))
     done = install()
     assert done.returncode == 3 and "create_cluster.sh" in done.stderr and changes(shell) == []
 
 
-def test_a_cluster_that_does_not_answer_is_not_taken_for_an_empty_one(shell, install):
+def test_a_cluster_that_does_not_answer_is_not_mistaken_for_an_empty_one(shell, install):
     stand_ins(shell, (" get ", "Unable to connect to the server\n", 1))
     done = install()
     assert done.returncode == 1 and "Unable to connect to the server" in done.stderr and changes(shell) == []
 
 
 @pytest.mark.usefixtures("each_awk")
-def test_without_a_default_storage_class_nothing_is_begun(shell, install):
+def test_without_a_default_storage_class_nothing_is_installed(shell, install):
     stand_ins(shell, classes="gp2 <none>\n")
     done = install()
     assert done.returncode == 1 and "no default StorageClass" in done.stderr and changes(shell) == []
@@ -255,7 +255,7 @@ def test_without_a_default_storage_class_nothing_is_begun(shell, install):
 
 @pytest.mark.usefixtures("each_awk")
 @pytest.mark.parametrize("nodes", ["3920m 32Gi\n", "8 12000Mi\n", "4 1Gi\n4 1073741824\n"])
-def test_nodes_that_are_too_small_for_everything_are_told(shell, install, nodes):
+def test_nodes_that_are_too_small_for_the_platform_are_reported(shell, install, nodes):
     stand_ins(shell, nodes=nodes)
     done = install()
     assert done.returncode == 1 and "needs 4.4 CPUs and 12.3 GiB" in done.stderr and changes(shell) == []
@@ -263,7 +263,7 @@ def test_nodes_that_are_too_small_for_everything_are_told(shell, install, nodes)
 
 
 @pytest.mark.parametrize("missing", ["git", "kustomize", "kubectl"])
-def test_a_missing_tool_is_3_with_how_to_get_it(shell, install, missing):
+def test_a_missing_tool_exits_with_3_and_says_how_to_install_it(shell, install, missing):
     stand_ins(shell)
     (shell.programs / missing).unlink()
     done = install()
@@ -285,7 +285,7 @@ def test_a_missing_tool_is_3_with_how_to_get_it(shell, install, missing):
     ],
     ids=str,
 )
-def test_wrong_usage_is_2_before_any_call(shell, install, arguments, variables):
+def test_wrong_usage_exits_with_2_before_any_call(shell, install, arguments, variables):
     stand_ins(shell)
     done = install(*arguments, **variables)
     assert done.returncode == 2 and "usage:" in done.stderr and shell.calls == []

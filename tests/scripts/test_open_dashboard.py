@@ -1,4 +1,4 @@
-"""`scripts/open_dashboard.sh`: kubectl is recorded, ports and signals are real."""
+"""`scripts/open_dashboard.sh`: with a recorded kubectl, and real ports and signals."""
 
 import os
 import re
@@ -16,7 +16,7 @@ PAGE = ("get .*ml-pipeline-ui.* -o name", "service/ml-pipeline-ui\n")
 
 @pytest.fixture
 def port() -> int:
-    """A port that was free a moment ago, with the ones after it."""
+    """The first of several free ports."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return min(server.getsockname()[1], 65000)
 
@@ -37,22 +37,22 @@ def forwards(shell) -> list[str]:
         ([GATEWAY, PAGE], "-n istio-system service/istio-ingressgateway"),
     ],
 )
-def test_a_port_is_forwarded_to_the_dashboard_that_is_there(shell, port, answers, target):
+def test_a_port_is_forwarded_to_the_installed_dashboard(shell, port, answers, target):
     stand_in_kubectl(shell, *answers)
     done = shell.run("open_dashboard.sh", "--port", str(port))
     used = int(re.fullmatch(r"http://localhost:(\d+)\n", done.stdout)[1])
     assert forwards(shell) == [f"kubectl --context kubeflow-demo port-forward {target} {used}:80"]
 
 
-def test_a_taken_port_is_passed_over_and_that_is_said(shell, port):
+def test_a_taken_port_is_skipped_and_reported(shell, port):
     stand_in_kubectl(shell, GATEWAY)
     with socket.create_server(("127.0.0.1", port)):
         done = shell.run("open_dashboard.sh", "--print-only", "--port", str(port))
     used = int(done.stdout.rstrip().rpartition(":")[2])
-    assert used > port and f"port {port} is taken, so this is port {used}" in done.stderr
+    assert used > port and f"port {port} is taken; using port {used}" in done.stderr
 
 
-def test_an_address_of_its_own_is_printed_with_what_it_needs(shell):
+def test_a_public_address_is_printed_with_advice(shell):
     hostname = "abc.us-east-1.elb.amazonaws.com"
     stand_in_kubectl(shell, GATEWAY, ("loadBalancer", hostname))
     done = shell.run("open_dashboard.sh")
@@ -60,14 +60,14 @@ def test_an_address_of_its_own_is_printed_with_what_it_needs(shell):
     assert "change_password.sh" in done.stderr and "certificate" in done.stderr and forwards(shell) == []
 
 
-def test_print_only_forwards_nothing_and_says_how(shell, port):
+def test_print_only_forwards_nothing_and_prints_the_command(shell, port):
     stand_in_kubectl(shell, PAGE)
     done = shell.run("open_dashboard.sh", "--print-only", "--port", str(port))
     assert done.returncode == 0 and done.stdout.startswith("http://localhost:") and forwards(shell) == []
     assert "kubectl --context kubeflow-demo port-forward -n kubeflow service/ml-pipeline-ui" in done.stderr
 
 
-def test_a_dry_run_forwards_nothing_and_pasted_it_does_the_same(shell, port):
+def test_a_dry_run_forwards_nothing_and_its_pasted_command_does_the_same(shell, port):
     stand_in_kubectl(shell, GATEWAY)
     dry = shell.run("open_dashboard.sh", "--dry-run", "--port", str(port))
     assert dry.returncode == 0 and forwards(shell) == []
@@ -84,7 +84,7 @@ def test_a_dry_run_needs_no_cluster(shell):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda sent: sent.name)
-def test_it_stays_in_the_foreground_until_it_is_ended_and_leaves_nothing_behind(shell, port, tmp_path, sent):
+def test_the_script_runs_until_a_signal_and_leaves_no_process(shell, port, tmp_path, sent):
     stand_in_kubectl(shell, GATEWAY)
     (shell.programs / "kubectl").rename(shell.programs / "kubectl-recorded")
     forwarding = (
@@ -102,7 +102,7 @@ def test_it_stays_in_the_foreground_until_it_is_ended_and_leaves_nothing_behind(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # What ignores Ctrl-C hands that down, such as a shell that runs these tests in the background.
+        # A shell that runs these tests in the background ignores Ctrl-C, and its children inherit this.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         while "Ctrl-C" not in (line := running.stderr.readline()):
@@ -111,25 +111,29 @@ def test_it_stays_in_the_foreground_until_it_is_ended_and_leaves_nothing_behind(
             assert running.poll() is None
         running.send_signal(sent)
         assert running.wait(timeout=30) == 0
-        assert "closed" in running.stderr.read()
+        assert "stopped" in running.stderr.read()
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
     assert list((tmp_path / "left").iterdir()) == []
 
 
-def test_a_way_that_breaks_off_is_1(shell, port):
+def test_a_broken_connection_exits_with_1(shell, port):
     stand_in_kubectl(shell, GATEWAY, ("port-forward", "lost connection to pod\n", 1))
     done = shell.run("open_dashboard.sh", "--port", str(port))
-    assert done.returncode == 1 and "lost connection to pod" in done.stderr and "broke off" in done.stderr
+    assert (
+        done.returncode == 1
+        and "lost connection to pod" in done.stderr
+        and "connection to the dashboard broke" in done.stderr
+    )
 
 
-def test_no_dashboard_is_1_with_how_to_get_one(shell):
+def test_a_missing_dashboard_exits_with_1_and_says_how_to_install_it(shell):
     stand_in_kubectl(shell)
     done = shell.run("open_dashboard.sh")
     assert done.returncode == 1 and "scripts/install_kubeflow.sh" in done.stderr
 
 
-def test_a_missing_kubectl_is_3(shell):
+def test_a_missing_kubectl_exits_with_3(shell):
     done = shell.run("open_dashboard.sh")
     assert done.returncode == 3 and "kubectl is not installed. " in done.stderr
 
@@ -145,7 +149,7 @@ def test_a_missing_kubectl_is_3(shell):
     ],
     ids=str,
 )
-def test_wrong_usage_is_2_before_any_call(shell, arguments, variables):
+def test_wrong_usage_exits_with_2_before_any_call(shell, arguments, variables):
     stand_in_kubectl(shell, GATEWAY)
     done = shell.run("open_dashboard.sh", *arguments, **variables)
     assert done.returncode == 2 and "usage:" in done.stderr and shell.calls == []

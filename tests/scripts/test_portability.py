@@ -1,4 +1,4 @@
-"""The shell scripts keep to what bash 3.2 knows, the bash of macOS."""
+"""The shell scripts use only constructs of bash 3.2, the bash of macOS."""
 
 import pytest
 
@@ -62,5 +62,5 @@ def test_every_rule_is_tested():
 
 
 @pytest.mark.parametrize("line", OLDER)
-def test_what_bash_3_2_knows_is_accepted(line):
+def test_constructs_of_bash_3_2_are_accepted(line):
     assert old_bash.find(line) == []

@@ -12,11 +12,11 @@ DIGEST, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 ENGINE = ("^version --format", "28.2.2\n")
 ECR = "123456789012.dkr.ecr.us-east-1.amazonaws.com"
 ABSENT = ("^manifest inspect", "no such manifest: somewhere\n", 1)
-TOKEN = "123456789012-auth-token"  # what the emulated account hands out
+TOKEN = "123456789012-auth-token"  # the token of the emulated account
 
 
 def described(digest: str) -> str:
-    """What `docker manifest inspect --verbose` says of an image."""
+    """The output of `docker manifest inspect --verbose` for an image."""
     descriptor = {"mediaType": "m", "digest": digest, "size": 1}
     config = {"mediaType": "m", "size": 1, "digest": OTHER}
     return json.dumps({"Ref": "r", "Descriptor": descriptor, "SchemaV2Manifest": {"config": config}}, indent=1)
@@ -62,7 +62,7 @@ def changing(shell) -> list[str]:
     return [call for call in shell.calls if call.split()[1] in ("login", "tag", "push", "logout")]
 
 
-def test_any_other_registry_gets_the_image_and_the_digest_comes_last(shell, image):
+def test_another_registry_gets_the_image_and_the_digest_is_the_last_line(shell, image):
     name = image.partition(":")[0]
     shell.stand_in("docker", ENGINE, ABSENT, digests(f"other/{name}@{OTHER}", f"127.0.0.1:5000/{name}@{DIGEST}"))
     done = shell.run("push_image.sh", REGISTRY="127.0.0.1:5000")
@@ -72,7 +72,7 @@ def test_any_other_registry_gets_the_image_and_the_digest_comes_last(shell, imag
     assert done.stdout.splitlines()[-1] == f"127.0.0.1:5000/{name}@{DIGEST}"
 
 
-def test_a_registry_that_is_not_on_loopback_is_asked_with_encryption(shell, image):
+def test_a_registry_outside_loopback_is_read_with_encryption(shell, image):
     shell.stand_in("docker", ENGINE, ABSENT, digests(f"ghcr.io/team/python-components@{DIGEST}"))
     done = shell.run("push_image.sh", REGISTRY="ghcr.io/team")
     assert done.returncode == 0, done.stderr
@@ -80,14 +80,14 @@ def test_a_registry_that_is_not_on_loopback_is_asked_with_encryption(shell, imag
     assert done.stdout.splitlines()[-1] == f"ghcr.io/team/python-components@{DIGEST}"
 
 
-def test_what_the_registry_has_already_is_not_pushed_again(shell, image):
+def test_an_image_of_the_registry_is_not_pushed_again(shell, image):
     shell.stand_in("docker", ENGINE, ("^manifest inspect", described(DIGEST)))
     done = shell.run("push_image.sh", REGISTRY="localhost:5000")
     assert done.returncode == 0 and "there already; nothing to do" in done.stderr
     assert changing(shell) == [] and done.stdout == f"localhost:5000/python-components@{DIGEST}\n"
 
 
-def test_a_tag_of_your_own_is_never_moved(shell):
+def test_a_given_tag_is_never_moved(shell):
     shell.stand_in(
         "docker", ENGINE, ("^manifest inspect", described(DIGEST)), digests(f"r.io/python-components@{OTHER}")
     )
@@ -107,7 +107,7 @@ def test_a_tag_of_your_own_is_never_moved(shell):
         ("connection refused", 1, "does not answer as a registry"),
     ],
 )
-def test_a_registry_that_refuses_is_told_with_what_to_do(shell, said, status, advice):
+def test_an_error_of_the_registry_is_shown_with_advice(shell, said, status, advice):
     shell.stand_in("docker", ENGINE, ("^manifest inspect", f"{said}\n", 1))
     done = shell.run("push_image.sh", REGISTRY="r.io/team")
     assert done.returncode == status and said in done.stderr and advice in done.stderr and changing(shell) == []
@@ -124,7 +124,7 @@ def test_private_ecr_gets_a_token_from_aws_then_the_image(shell, ecr):
     assert done.stdout.splitlines()[-1] == f"{ECR}/{ecr}@{DIGEST}"
 
 
-def test_what_private_ecr_has_already_is_not_pushed_again(shell, ecr):
+def test_an_image_of_private_ecr_is_not_pushed_again(shell, ecr):
     tag = shell.run("build_image.sh", "--name").stdout.strip().partition(":")[2]
     media_type = "application/vnd.docker.distribution.manifest.v2+json"
     manifest = json.dumps({"schemaVersion": 2, "mediaType": media_type, "config": {"digest": OTHER}, "layers": []})
@@ -136,13 +136,13 @@ def test_what_private_ecr_has_already_is_not_pushed_again(shell, ecr):
     assert done.stdout == f"{ECR}/{ecr}@{there}\n"
 
 
-def test_a_repository_that_is_missing_is_named_with_the_script_that_makes_it(shell, ecr):
+def test_a_missing_repository_is_named_with_the_command_that_creates_it(shell, ecr):
     done = shell.run("push_image.sh", "notebook")
     assert done.returncode == 1 and f"COMPONENT_REPOSITORY={ecr}-notebook scripts/create_registry.sh" in done.stderr
     assert changing(shell) == []
 
 
-def test_public_ecr_is_asked_in_its_one_region(shell, image):
+def test_public_ecr_is_read_in_us_east_1(shell, image):
     missing = "\nAn error occurred (ImageNotFoundException) when calling the DescribeImages operation: none\n"
     shell.stand_in("aws", ("describe-images", missing, 254), ("get-login-password", "public-token\n"))
     shell.stand_in("docker", ENGINE, digests(f"public.ecr.aws/a1b2/python-components@{DIGEST}"))
@@ -165,7 +165,7 @@ def test_public_ecr_is_asked_in_its_one_region(shell, image):
 
 
 @pytest.mark.slow
-def test_a_dry_run_changes_nothing_and_what_it_prints_does_the_same(shell, ecr):
+def test_a_dry_run_changes_nothing_and_its_pasted_commands_do_the_same(shell, ecr):
     dry = shell.run("push_image.sh", "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert changing(shell) == [] and TOKEN not in dry.stdout + dry.stderr
@@ -196,7 +196,7 @@ def test_the_token_is_in_no_output_on_no_command_line_and_in_no_file_afterwards(
 
 
 def login_settings(shell, config: dict | None, **folders: str) -> dict:
-    """Push with these settings of Docker; return the settings that `docker login` worked with."""
+    """Push with these settings of Docker. Return the settings that `docker login` used."""
     home = Path(shell.environment["HOME"]) / ".docker"
     home.mkdir()
     if config is not None:
@@ -223,7 +223,7 @@ def login_settings(shell, config: dict | None, **folders: str) -> dict:
     return {"folder": text.partition("\n")[0], "text": text, "home": str(home), "kept": (home / "left").exists()}
 
 
-def test_without_a_credential_helper_the_login_is_forgotten_and_contexts_and_plugins_are_still_found(shell, ecr):
+def test_without_a_credential_helper_the_login_is_deleted_and_contexts_and_plugins_still_work(shell, ecr):
     found = login_settings(
         shell, {"currentContext": "mine", "auths": {}}, contexts="meta", **{"cli-plugins": "docker-buildx"}
     )
@@ -236,18 +236,18 @@ def test_a_credential_helper_keeps_the_login(shell, ecr):
     assert found["folder"] == found["home"] and found["kept"]
 
 
-def test_a_helper_of_this_very_registry_logs_in_by_itself(shell, ecr):
+def test_a_credential_helper_of_the_registry_needs_no_login(shell, ecr):
     found = login_settings(shell, {"credHelpers": {ECR: "ecr-login"}})
     assert found["text"] == "" and [call.split()[1] for call in changing(shell)] == ["tag", "push"]
 
 
-def test_an_image_that_is_not_built_is_named_with_the_command_that_builds_it(shell):
+def test_a_missing_image_is_named_with_the_command_that_builds_it(shell):
     shell.stand_in("docker", ENGINE, ABSENT, ("^image inspect", "No such image\n", 1))
     done = shell.run("push_image.sh", "--tag", "v1", "notebook", REGISTRY="r.io")
     assert done.returncode == 1 and "scripts/build_image.sh --tag v1 notebook" in done.stderr and changing(shell) == []
 
 
-def test_the_emulated_account_of_the_sandbox_keeps_no_images_and_says_so(shell, account):
+def test_the_emulated_account_of_the_sandbox_refuses_images_with_advice(shell, account):
     shell.stand_in("docker", ENGINE)
     done = shell.run("push_image.sh", REGISTRY=ECR)
     assert done.returncode == 3 and "docker-registry" in done.stderr and changing(shell) == []
@@ -255,23 +255,23 @@ def test_the_emulated_account_of_the_sandbox_keeps_no_images_and_says_so(shell, 
     assert dry.returncode == 0 and f"docker push {ECR}/python-components:" in dry.stdout
 
 
-def test_without_docker_it_is_3(shell):
+def test_a_missing_docker_exits_with_3(shell):
     done = shell.run("push_image.sh", REGISTRY="r.io")
     assert done.returncode == 3 and "https://docs.docker.com/engine/install/" in done.stderr
 
 
-def test_an_engine_that_does_not_answer_is_3(shell):
+def test_an_engine_that_does_not_answer_exits_with_3(shell):
     shell.stand_in("docker", ("^version --format", "Cannot connect to the Docker daemon\n", 1))
     done = shell.run("push_image.sh", REGISTRY="r.io")
     assert done.returncode == 3 and "Cannot connect to the Docker daemon" in done.stderr
 
 
-def test_without_aws_credentials_it_is_3(shell, ecr):
+def test_missing_aws_credentials_exit_with_3(shell, ecr):
     done = shell.run("push_image.sh", AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")
     assert done.returncode == 3 and "aws sso login" in done.stderr and changing(shell) == []
 
 
-def test_access_denied_is_1_with_what_aws_said(shell):
+def test_a_denial_of_aws_exits_with_1_and_is_shown(shell):
     denied = "\nAn error occurred (AccessDeniedException) when calling the DescribeRepositories operation: not you\n"
     shell.stand_in("aws", ("ecr ", denied, 254))
     shell.stand_in("docker", ENGINE)
@@ -281,7 +281,7 @@ def test_access_denied_is_1_with_what_aws_said(shell):
     )
 
 
-def test_a_push_that_fails_is_1_and_prints_no_digest(shell):
+def test_a_failed_push_exits_with_1_and_prints_no_digest(shell):
     shell.stand_in("docker", ENGINE, ABSENT, ("^push", "received unexpected HTTP status: 507\n", 1))
     done = shell.run("push_image.sh", REGISTRY="r.io")
     assert done.returncode == 1 and "507" in done.stderr and "sha256:" not in done.stdout
@@ -304,7 +304,7 @@ def test_a_push_that_fails_is_1_and_prints_no_digest(shell):
     ],
     ids=str,
 )
-def test_what_cannot_be_meant_is_2_before_any_call(shell, arguments, variables, said):
+def test_invalid_arguments_and_settings_exit_with_2_before_any_call(shell, arguments, variables, said):
     shell.stand_in("docker")
     shell.stand_in("aws")
     done = shell.run("push_image.sh", *arguments, **variables)

@@ -1,4 +1,4 @@
-"""`scripts/upload_dataset.sh`, against the sandbox's real S3, and a web server in the place of Kaggle's."""
+"""`scripts/upload_dataset.sh`, against the real S3 of the sandbox, and a stand-in for Kaggle's web server."""
 
 import base64
 import json
@@ -46,7 +46,7 @@ def large_zip(tmp_path) -> Path:
 
 
 def settings(s3, bucket) -> list:
-    """Return what the script sets: the tags, the encryption, the lifecycle rules."""
+    """Return the settings of the script: the tags, the encryption, the lifecycle rules."""
     encryption = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"][0]
     return [
         s3.get_bucket_tagging(Bucket=bucket)["TagSet"],
@@ -60,9 +60,7 @@ def objects(s3, bucket) -> dict:
 
 
 @pytest.mark.slow
-def test_the_first_run_makes_bucket_and_object_the_second_changes_nothing_and_new_content_is_sent(
-    upload, s3, unique, olist_zip
-):
+def test_a_second_run_changes_nothing_and_new_content_is_sent(upload, s3, unique, olist_zip):
     first = upload(olist_zip)
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("brazilian-ecommerce.zip: ") and " 9 CSV files, undamaged" in first.stdout
@@ -70,7 +68,7 @@ def test_the_first_run_makes_bucket_and_object_the_second_changes_nothing_and_ne
     assert tags == [TAG] and encryption == {"SSEAlgorithm": "AES256"}
     assert rule["Status"] == "Enabled" and rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
     assert s3.get_object(Bucket=unique, Key=olist_zip.name)["Body"].read() == olist_zip.read_bytes()
-    assert "skipped: this object store knows no block of public access; to run it: a bucket on AWS" in first.stdout
+    assert "skipped: this object store does not support the block of public access; to run it: use a" in first.stdout
 
     before = settings(s3, unique), objects(s3, unique)
     second = upload(olist_zip)
@@ -84,7 +82,7 @@ def test_the_first_run_makes_bucket_and_object_the_second_changes_nothing_and_ne
 
 
 @pytest.mark.slow
-def test_an_interrupted_upload_goes_on_with_the_parts_that_are_missing(upload, s3, unique, large_zip):
+def test_an_interrupted_upload_resumes_with_the_missing_parts(upload, s3, unique, large_zip):
     s3.create_bucket(Bucket=unique)
     s3.put_object(Bucket=unique, Key="in-use")
     begun = s3.create_multipart_upload(Bucket=unique, Key="large.zip")["UploadId"]
@@ -95,9 +93,9 @@ def test_an_interrupted_upload_goes_on_with_the_parts_that_are_missing(upload, s
 
     done = upload(large_zip)
     assert done.returncode == 0, done.stderr
-    assert "going on with the upload that was interrupted" in done.stdout
+    assert "resuming the interrupted upload" in done.stdout
     assert re.findall(r"part \d of 3 .*", done.stdout) == [
-        "part 1 of 3 is there",
+        "part 1 of 3 is already there",
         "part 2 of 3 sent",
         "part 3 of 3 sent",
     ]
@@ -107,23 +105,19 @@ def test_an_interrupted_upload_goes_on_with_the_parts_that_are_missing(upload, s
 
 @pytest.mark.parametrize("name", ["it's mine.zip", "-x.zip"])
 @pytest.mark.slow
-def test_a_large_file_with_a_quote_or_a_dash_in_its_name_goes_on_with_its_own_upload(
-    upload, s3, unique, large_zip, name
-):
+def test_a_large_file_with_a_quote_or_a_dash_in_its_name_resumes_its_own_upload(upload, s3, unique, large_zip, name):
     s3.create_bucket(Bucket=unique)
-    # A bucket in use keeps its settings. SeaweedFS cannot read an object of which some parts came before encryption.
+    # A bucket in use keeps its settings. SeaweedFS cannot read an object with parts from before the encryption.
     s3.put_object(Bucket=unique, Key="in-use")
     begun = s3.create_multipart_upload(Bucket=unique, Key=name)["UploadId"]
     content = large_zip.read_bytes()
     s3.upload_part(Bucket=unique, Key=name, UploadId=begun, PartNumber=1, Body=content[:PART])
     done = upload(large_zip.rename(large_zip.with_name(name)))
-    assert done.returncode == 0 and "part 1 of 3 is there" in done.stdout, done.stderr
+    assert done.returncode == 0 and "part 1 of 3 is already there" in done.stdout, done.stderr
     assert s3.get_object(Bucket=unique, Key=name)["Body"].read() == content
 
 
-def test_what_boto3_has_uploaded_is_not_sent_again_and_a_bucket_in_use_keeps_its_settings(
-    upload, s3, unique, large_zip
-):
+def test_an_upload_of_boto3_is_not_sent_again_and_a_used_bucket_keeps_its_settings(upload, s3, unique, large_zip):
     s3.create_bucket(Bucket=unique)
     s3.put_bucket_tagging(Bucket=unique, Tagging={"TagSet": [{"Key": "team", "Value": "data"}]})
     s3.upload_file(str(large_zip), unique, "large.zip")
@@ -136,25 +130,25 @@ def test_what_boto3_has_uploaded_is_not_sent_again_and_a_bucket_in_use_keeps_its
 
 
 @pytest.mark.slow
-def test_a_dry_run_changes_nothing_and_pasted_does_the_same(upload, shell, s3, unique, olist_zip):
+def test_a_dry_run_changes_nothing_and_its_pasted_commands_do_the_same(upload, shell, s3, unique, olist_zip):
     shown = upload("--dry-run", olist_zip)
     assert shown.returncode == 0, shown.stderr
     assert unique not in [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
-    # What cannot be asked of a bucket that is not there yet is shown as for AWS; this object store lacks one of them.
+    # The dry run prints all settings of a new bucket on AWS. This object store does not support one of them.
     commands = [line for line in shown.stdout.splitlines() if "public-access-block" not in line]
     pasted = shell.paste("\n".join(commands))
     assert pasted.returncode == 0, pasted.stderr
     assert "nothing to do" in upload(olist_zip).stdout
 
 
-def test_without_a_file_it_takes_the_flights(upload, tmp_path):
+def test_the_flights_are_the_default(upload, tmp_path):
     (tmp_path / "data").mkdir()
     with zipfile.ZipFile(tmp_path / "data" / "nycflights13.zip", "w") as archive:
         archive.writestr("flights.csv", "a\n")
     assert "nycflights13.zip: " in upload("--dry-run").stderr
 
 
-def test_flights_that_are_not_there_are_made_by_the_package(upload):
+def test_missing_flights_are_created_by_the_package(upload):
     shown = upload("--dry-run")
     assert shown.returncode == 0, shown.stderr
     assert f"env PYTHONPATH={ROOT} python3 -c " in shown.stdout and "/nycflights13.zip" in shown.stdout
@@ -164,9 +158,9 @@ def test_flights_that_are_not_there_are_made_by_the_package(upload):
 
 
 @pytest.mark.parametrize(
-    "content, said", [(b"x" * 100, "is no zip"), (None, "there is no file"), ("txt", "no CSV file")]
+    "content, said", [(b"x" * 100, "is not a readable zip"), (None, "there is no file"), ("txt", "no CSV file")]
 )
-def test_what_is_no_zip_of_csv_files_is_refused_before_any_call(upload, shell, tmp_path, content, said):
+def test_a_file_that_is_not_a_zip_of_csv_files_is_refused_before_any_call(upload, shell, tmp_path, content, said):
     shell.programs.joinpath("aws").unlink()
     shell.stand_in("aws")
     path = tmp_path / "a.zip"
@@ -188,7 +182,7 @@ def test_a_damaged_zip_is_refused(upload, large_zip):
 
 
 class Kaggle(BaseHTTPRequestHandler):
-    """Answers as Kaggle does: a redirection to a store elsewhere, for those who log in."""
+    """Answers like Kaggle: redirects a request with a login to a store on another host."""
 
     def do_GET(self):
         self.server.asked.append((self.path, self.headers.get("Authorization")))
@@ -204,7 +198,7 @@ class Kaggle(BaseHTTPRequestHandler):
             self.send_error(401)
 
     def log_message(self, *_):
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -221,7 +215,7 @@ def kaggle(olist_zip, shell):
 
 @pytest.fixture
 def watched_curl(shell, tmp_path) -> Path:
-    """The real curl, and a file with the words that it was called with."""
+    """The real curl, and a file with its arguments."""
     real = (shell.programs / "curl").readlink()
     (shell.programs / "curl").unlink()
     (shell.programs / "curl").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/curl-calls\nexec {real} "$@"\n')
@@ -230,7 +224,7 @@ def watched_curl(shell, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("place", ["environment", "file"])
-def test_olist_is_downloaded_with_the_login_which_nothing_shows(
+def test_olist_is_downloaded_and_the_login_is_never_shown(
     upload, kaggle, watched_curl, shell, olist_zip, tmp_path, place
 ):
     login = {"KAGGLE_USERNAME": "reader", "KAGGLE_KEY": "not-a-key"}
@@ -239,29 +233,29 @@ def test_olist_is_downloaded_with_the_login_which_nothing_shows(
         folder.mkdir()
         (folder / "kaggle.json").write_text(json.dumps({"username": "reader", "key": "not-a-key"}))
         login = {}
-    # The download comes before AWS is asked, which has no credentials here.
+    # The download succeeds. Then the script exits with 3, because there are no AWS credentials.
     done = upload("--olist", trace=True, AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="", **login)
     assert done.returncode == 3 and "brazilian-ecommerce.zip: " in done.stdout, done.stderr
     assert (tmp_path / "data" / "brazilian-ecommerce.zip").read_bytes() == olist_zip.read_bytes()
     assert "not-a-key" not in done.stdout + done.stderr + watched_curl.read_text()
-    # Another host gets the request, and not the login.
+    # The other host gets the request without the login.
     (_, first), (_, second) = kaggle.asked
     assert first == kaggle.login and second is None
 
 
-def test_without_a_kaggle_login_olist_is_3_with_how_to_get_one(upload, kaggle):
+def test_a_missing_kaggle_login_exits_with_3_and_says_how_to_get_one(upload, kaggle):
     done = upload("--olist")
     assert done.returncode == 3 and "Create New Token" in done.stderr and "kaggle.json" in done.stderr
     assert kaggle.asked == []
 
 
-def test_what_kaggle_refuses_is_1(upload, kaggle, tmp_path):
+def test_a_refusal_of_kaggle_exits_with_1(upload, kaggle, tmp_path):
     done = upload("--olist", KAGGLE_USERNAME="reader", KAGGLE_KEY="another")
     assert done.returncode == 1 and "401" in done.stderr
     assert not (tmp_path / "data" / "brazilian-ecommerce.zip").exists()
 
 
-def test_a_bucket_of_somebody_else_is_named(upload, shell, olist_zip):
+def test_a_bucket_of_another_account_is_refused(upload, shell, olist_zip):
     shell.programs.joinpath("aws").unlink()
     said = "An error occurred (403) when calling the HeadBucket operation: Forbidden"
     shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), ("head-bucket", said, 254))
@@ -269,7 +263,7 @@ def test_a_bucket_of_somebody_else_is_named(upload, shell, olist_zip):
     assert done.returncode == 1 and "is not yours" in done.stderr
 
 
-def test_outside_of_us_east_1_the_region_is_named(upload, shell, olist_zip, unique):
+def test_outside_us_east_1_the_location_constraint_is_the_region(upload, shell, olist_zip, unique):
     shell.programs.joinpath("aws").unlink()
     none = "An error occurred (404) when calling the HeadBucket operation: Not Found"
     shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), ("head-|get-", none, 254))
@@ -281,13 +275,13 @@ def test_outside_of_us_east_1_the_region_is_named(upload, shell, olist_zip, uniq
     assert "aws s3api put-public-access-block" in done.stdout
 
 
-def test_no_credentials_and_no_aws_cli_are_3(upload, shell, olist_zip):
+def test_missing_credentials_and_a_missing_aws_cli_exit_with_3(upload, shell, olist_zip):
     assert upload(olist_zip, AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="").returncode == 3
     shell.programs.joinpath("aws").unlink()
     assert upload(olist_zip).returncode == 3
 
 
-def test_wrong_usage_and_bad_names_are_2(upload):
+def test_wrong_usage_and_bad_names_exit_with_2(upload):
     assert upload("a.zip", "b.zip").returncode == 2
     assert upload("--olist", "a.zip").returncode == 2
     assert upload(WORKSHOP_BUCKET="").returncode == 2
