@@ -484,6 +484,7 @@ def test_a_start_mark_tells_a_process_from_a_later_one_with_its_pid():
         assert not processes.is_running(process.pid, f"{mark}0") and not processes.is_running(process.pid, "")
     finally:
         process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert not processes.is_running(process.pid, mark), "a zombie does not run"
     process.wait()
     assert processes.start_mark(process.pid) == ""

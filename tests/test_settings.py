@@ -354,7 +354,7 @@ def test_reading_the_settings_imports_no_large_package():
 def test_every_setting_that_a_script_reads_is_in_the_table():
     read = set()
     for script in (ROOT / "scripts").glob("*.sh"):
-        read |= set(re.findall(r"^ *need_setting ([A-Z_]+)", script.read_text(), re.MULTILINE))
+        read |= set(re.findall(r"^ *ws_require_setting ([A-Z_]+)", script.read_text(), re.MULTILINE))
     assert read and read <= set(names())
 
 
