@@ -21,6 +21,7 @@ CALLS = [
 
 
 @pytest.mark.parametrize("words", CALLS, ids=lambda words: " ".join(words[:2]))
+@pytest.mark.slow
 def test_a_call_prints_and_returns_what_the_real_program_does(bucket, words):
     words = [word.replace("BUCKET", bucket) for word in words]
     real, ours = (
@@ -30,6 +31,7 @@ def test_a_call_prints_and_returns_what_the_real_program_does(bucket, words):
     assert (ours.returncode, ours.stdout, ours.stderr) == (real.returncode, real.stdout, real.stderr)
 
 
+@pytest.mark.slow
 def test_a_call_gets_the_environment_the_folder_and_the_files_of_its_client(s3, bucket, tmp_path):
     (tmp_path / "file").write_text("content")
     subprocess.run([aws_zygote.program(), "s3", "cp", "file", f"s3://{bucket}/key"], cwd=tmp_path, check=True)

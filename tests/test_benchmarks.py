@@ -38,6 +38,7 @@ def small_project(tmp_path):
     return project
 
 
+@pytest.mark.slow
 def test_the_time_of_the_tests_is_measured_for_a_revision_and_the_working_tree_without_their_environments(
     small_project,
 ):

@@ -88,6 +88,7 @@ def test_a_proxy_is_not_asked_for_the_sandbox(s3):
     assert os.environ["NO_PROXY"] == "example.com,127.0.0.1,localhost"
 
 
+@pytest.mark.slow
 def test_children_of_the_process_reach_the_same_s3(s3, bucket):
     connect()
     code = "import boto3; print([b['Name'] for b in boto3.client('s3').list_buckets()['Buckets']])"
@@ -159,6 +160,7 @@ def test_aws_that_does_not_answer_is_an_error_that_names_the_region():
         connect()
 
 
+@pytest.mark.slow
 def test_a_notebook_server_of_kubeflow_is_recognised(emulated_aws):
     apply({"NB_PREFIX": "/notebook/ns/name", "KUBERNETES_SERVICE_HOST": "10.0.0.1"})
     apply({"WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "us-east-1"})

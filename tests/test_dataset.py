@@ -44,6 +44,7 @@ def test_a_missing_or_incomplete_zip_is_uploaded_and_a_complete_one_is_not(s3, t
     assert s3.get_object(Bucket="made-on-the-way", Key="data.zip")["Body"].read() == b"12345"
 
 
+@pytest.mark.slow
 def test_the_setting_of_the_data_folder_is_used(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKSHOP_DATA", str(tmp_path / "my data"))
     assert flights_zip() == tmp_path / "my data" / "nycflights13.zip"

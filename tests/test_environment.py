@@ -118,6 +118,7 @@ def tiny(tmp_path, monkeypatch):
     return location
 
 
+@pytest.mark.slow
 def test_a_half_made_environment_of_tasks_is_made_again(tiny):
     folder = component_environment.ensure()
     assert list(folder.glob("lib/*/site-packages/__pycache__/six.*.pyc"))
@@ -133,6 +134,7 @@ def test_a_half_made_environment_of_tasks_is_made_again(tiny):
     assert (folder / "bin" / "python3").exists()
 
 
+@pytest.mark.slow
 def test_a_new_lock_replaces_the_environment_of_tasks_for_this_python_only(tiny):
     old = component_environment.ensure()
     (tiny / "half made").mkdir()
@@ -153,6 +155,7 @@ def test_two_processes_make_one_environment_of_tasks(tiny):
     assert sum("making" in err for _, err in said) == 1
 
 
+@pytest.mark.slow
 def test_an_environment_of_tasks_waits_for_a_uv_whose_parent_was_killed(tiny, tmp_path):
     uv = tmp_path / "uv"
     uv.write_text(f"#!/bin/sh\ntouch '{tmp_path}/started'; sleep 1; touch '{tmp_path}/ended'\n")

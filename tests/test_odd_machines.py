@@ -222,6 +222,7 @@ def test_a_dry_run_of_the_set_up_changes_nothing_and_its_commands_make_the_envir
     assert (project / ".venv" / ".ready").exists() and check(project) == ""
 
 
+@pytest.mark.slow
 def test_two_set_ups_at_once_make_one_environment(project):
     environment = stub(project, compiling=2)
     both = [start(project / MAKE_ENVIRONMENT, env=environment) for _ in range(2)]

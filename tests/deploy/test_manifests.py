@@ -302,6 +302,7 @@ def test_policies_are_valid_for_iam(path):
 
 
 @pytest.mark.parametrize("change", [{"Action": "s3:ListBuckets"}, {"Efect": "Allow"}, {"Effect": "Maybe"}], ids=str)
+@pytest.mark.slow
 def test_a_mistake_in_a_policy_is_a_problem(change):
     policy = json.loads(rendered(DEPLOY / "iam/s3-one-bucket.json"))
     policy["Statement"][0] |= change

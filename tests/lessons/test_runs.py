@@ -248,6 +248,7 @@ def test_two_runs_at_once_start_one_sandbox_and_both_succeed(sandbox, tmp_path, 
     assert "05_compile_pipeline  ok" in results[0].stdout
 
 
+@pytest.mark.slow
 def test_a_failing_cell_is_shown_with_its_lesson_and_the_notebook_is_kept(
     borrowing_sandbox, tmp_path, workshop_command
 ):
@@ -261,6 +262,7 @@ def test_a_failing_cell_is_shown_with_its_lesson_and_the_notebook_is_kept(
     assert any(output.output_type == "error" for cell in kept.cells for output in cell.get("outputs", []))
 
 
+@pytest.mark.slow
 def test_a_kernel_that_dies_is_an_error_and_the_notebook_so_far_is_kept(work, tmp_path):
     cells = [nbformat.v4.new_code_cell(source) for source in ("print(1)", "import os; os._exit(1)")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "dies.ipynb")
@@ -288,6 +290,7 @@ def test_a_parameter_that_no_lesson_has_is_named(borrowing_sandbox, workshop_com
     assert "csvname" in done.stderr and "zip_path" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sandbox_that_cannot_start_is_one_plain_message(tmp_path, workshop_command):
     (tmp_path / "file").write_text("")
     environment = os.environ | {"WORKSHOP_SANDBOX_DIR": str(tmp_path / "file" / "sandbox")}
@@ -296,6 +299,7 @@ def test_a_sandbox_that_cannot_start_is_one_plain_message(tmp_path, workshop_com
     assert "WORKSHOP_SANDBOX_DIR" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_an_unknown_lesson_is_named_with_those_that_exist(workshop_command):
     done = workshop_command("run", "77")
     assert done.returncode == 1

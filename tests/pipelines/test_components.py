@@ -8,6 +8,7 @@ from kfp.dsl import Dataset
 from pipelines.components import csv_s3_reader, unzip_func
 
 
+@pytest.mark.slow
 def test_all_csv_files_are_unpacked_and_no_others(bucket, put_zip, objects):
     files = {"a.csv": "x\n1\n", "folder/B.CSV": "y\n2\n", "notes.txt": "no", "__MACOSX/a.csv": "noise", "folder/": ""}
     assert unzip_func(bucket, put_zip(files), "/out/") == "out"
@@ -51,6 +52,7 @@ def test_the_error_for_a_zip_without_csv_files_names_its_files(bucket, put_zip, 
 
 
 @pytest.mark.parametrize("cut", [0, 10, 100])
+@pytest.mark.slow
 def test_the_error_for_a_truncated_zip_names_the_zip(s3, bucket, put_zip, objects, cut):
     key = put_zip({"a.csv": "x\n1\n" * 50})
     whole = s3.get_object(Bucket=bucket, Key=key)["Body"].read()
@@ -60,6 +62,7 @@ def test_the_error_for_a_truncated_zip_names_the_zip(s3, bucket, put_zip, object
     assert objects("out") == {}
 
 
+@pytest.mark.slow
 def test_an_encrypted_zip_is_refused_before_anything_is_written(s3, bucket, put_zip, objects):
     key = put_zip({"good.csv": "x\n1\n", "secret.csv": "x\n1\n"})
     data = bytearray(s3.get_object(Bucket=bucket, Key=key)["Body"].read())
@@ -85,6 +88,7 @@ def test_a_table_keeps_every_byte(s3, bucket):
     assert Path("table.csv").read_text() == original
 
 
+@pytest.mark.slow
 def test_a_table_of_several_blocks_has_one_header_and_every_row(s3, bucket):
     original = "number,text\n" + "".join(f"{number},row {number}\n" for number in range(250_001))
     s3.put_object(Bucket=bucket, Key="out/t.csv", Body=original.encode())

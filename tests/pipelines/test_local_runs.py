@@ -66,6 +66,7 @@ def test_installed_packages_are_deleted_with_the_process(s3, shared_sandbox, tin
     assert not list(left.glob("*/tinypackage.py"))
 
 
+@pytest.mark.slow
 def test_a_task_starts_without_a_virtual_environment(s3):
     done = notebook_process(
         """

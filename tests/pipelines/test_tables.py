@@ -41,6 +41,7 @@ HEADING = CELL.filter(lambda name: name.strip() and not name.startswith("\ufeff"
 
 @on_s3
 @given(data=st.data(), separator=st.sampled_from(",;\t|"), encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+@pytest.mark.slow
 def test_a_table_that_is_written_and_read_stays_the_same(read, data, separator, encoding):
     headings = data.draw(st.lists(HEADING, min_size=1, max_size=5, unique=True))
     values = data.draw(st.lists(st.lists(CELL, min_size=len(headings), max_size=len(headings)), max_size=8))
@@ -104,6 +105,7 @@ def test_a_plain_table_is_copied_byte_for_byte(read, text):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1", "cp1252"])
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.slow
 def test_encodings_and_separators_are_detected(read, encoding, separator):
     rows = [["id", "Größe", "note"], *([str(number), "Zoë", "1.5"] for number in range(30))]
     text = "\n".join(separator.join(row) for row in rows) + "\n"
@@ -112,6 +114,7 @@ def test_encodings_and_separators_are_detected(read, encoding, separator):
     assert [row.split(",") for row in made.decode("utf-8").split()] == rows
 
 
+@pytest.mark.slow
 def test_another_encoding_far_from_the_start_is_detected(read):
     count, made = read(b"id,name\n" + b"1,abc\n" * 1_000_000 + "2,Zoë\n".encode("cp1252"))
     assert count == 1_000_001
@@ -151,6 +154,7 @@ def test_a_table_that_only_pandas_reads_becomes_a_plain_table(read, text):
         (b"id,name\n" + "1,Zoë\n".encode() * 200_000 + b"2,caf\xe9\n", "is UTF-8 except for the byte 0xe9"),
     ],
 )
+@pytest.mark.slow
 def test_the_error_for_a_file_that_is_not_a_table_names_the_problem(read, bucket, content, why):
     with pytest.raises(ValueError, match=rf"s3://{bucket}/in/\d+\.csv {why}"):
         read(content)
@@ -193,6 +197,7 @@ def test_a_file_without_a_header_gets_a_message(read, capsys):
     assert "holds only numbers and is used as the header: 1,2" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_table_with_ten_thousand_columns_is_read(read):
     header = ",".join(f"a rather long name of column {number}" for number in range(10_000))
     text = "\n".join([header, *(",".join(map(str, range(row, row + 10_000))) for row in range(30))]) + "\n"
@@ -220,6 +225,7 @@ def test_rows_and_quotes_may_cross_the_ends_of_blocks(read, monkeypatch):
     assert read(text.encode()) == (2000, text.encode())
 
 
+@pytest.mark.slow
 def test_a_quote_that_is_never_closed_does_not_fill_the_memory(read, monkeypatch):
     monkeypatch.setattr(csv_rows, "MAX_ROW_BYTES", 4 << 20)
     with pytest.raises(ValueError, match="has a row of more than 4 MB; it may have a quote that is never closed"):

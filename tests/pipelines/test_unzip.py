@@ -67,6 +67,7 @@ FILES = st.dictionaries(NAME, CONTENT, min_size=1, max_size=8)
     before=st.binary(max_size=50),
     comment=st.binary(max_size=300),
 )
+@pytest.mark.slow
 def test_any_files_zipped_in_any_way_are_unpacked_unchanged(
     s3, bucket, objects, files, method, level, streamed, zip64, before, comment
 ):
@@ -99,6 +100,7 @@ def test_a_zip_with_damaged_bytes_is_refused_or_unpacked_unchanged(s3, bucket, o
     assert set(objects(f"{prefix}/").values()) <= set(files.values())
 
 
+@pytest.mark.slow
 def test_a_large_file_is_sent_in_parts_and_s3_keeps_the_crc_of_the_zip(s3, bucket, put_zip, objects, unfinished):
     key = put_zip({"big.csv": BIG, "small.csv": "a\n"})
     unzip_func(bucket, key, "out")
@@ -120,6 +122,7 @@ def test_only_wanted_files_are_fetched(s3, bucket, objects):
     assert objects("out/").keys() == {"out/2.csv"}
 
 
+@pytest.mark.slow
 def test_many_small_files_need_few_reads(s3, bucket, put_zip):
     archive = S3Zip(bucket, put_zip({f"{number}.csv": f"a\n{number}\n" for number in range(500)}))
     assert [b"".join(member.pieces()) for member in archive.members()] == [
@@ -128,6 +131,7 @@ def test_many_small_files_need_few_reads(s3, bucket, put_zip):
     assert archive.source.requests <= 3  # two of them for the directory
 
 
+@pytest.mark.slow
 def test_a_file_can_be_read_again_and_out_of_order(bucket, put_zip):
     archive = S3Zip(bucket, put_zip({"a.csv": "a" * 100, "b.csv": BIG}))
     first, second = archive.members()
@@ -163,6 +167,7 @@ def test_memory_does_not_grow_with_the_size_of_the_files(s3, bucket, put_zip):
         ("a b+c%20&=?#;@$,'\"*.csv", "a b+c%20&=?#;@$,'\"*.csv"),
     ],
 )
+@pytest.mark.slow
 def test_odd_names_become_keys(bucket, put_zip, objects, name, expected):
     unzip_func(bucket, put_zip({name: "x\n"}), "out")
     assert objects("out/") == {f"out/{expected}": b"x\n"}
@@ -198,6 +203,7 @@ def test_names_that_cannot_be_keys_are_refused_before_anything_is_written(bucket
     assert objects("out") == {}
 
 
+@pytest.mark.slow
 def test_a_link_is_refused_before_anything_is_written(s3, bucket, objects):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
@@ -217,6 +223,7 @@ def test_the_error_for_a_wrong_limit_names_it(bucket, put_zip, limit, value):
         unzip_func(bucket, put_zip({"a.csv": "x\n"}), "out", **{limit: value})
 
 
+@pytest.mark.slow
 def test_a_prefix_with_dots_is_refused_and_extra_slashes_are_removed(bucket, put_zip, objects):
     key = put_zip({"a.csv": "x\n"})
     with pytest.raises(ValueError, match=r"output_prefix '../out/' must not have"):
@@ -287,6 +294,7 @@ def test_files_that_cannot_be_unpacked_are_refused_before_anything_is_written(s3
         (42, struct.pack("<I", 50), "is not where the directory says"),
     ],
 )
+@pytest.mark.slow
 def test_a_damaged_file_never_appears_in_s3(s3, bucket, objects, unfinished, offset, value, why):
     put(s3, bucket, edited(zipped({"a.csv": "x\n" * 50, "big.csv": BIG}), offset, value))
     with pytest.raises(ValueError, match=rf"big\.csv in s3://{bucket}/data\.zip is damaged: it .*{why}"):
@@ -295,6 +303,7 @@ def test_a_damaged_file_never_appears_in_s3(s3, bucket, objects, unfinished, off
     assert unfinished() == []
 
 
+@pytest.mark.slow
 def test_damaged_data_never_appears_in_s3(s3, bucket, objects, unfinished):
     content = bytearray(zipped({"big.csv": BIG}))
     content[len(content) // 2] ^= 1
@@ -330,6 +339,7 @@ def test_a_zip_is_not_overwritten_by_a_file_in_it(bucket, put_zip):
         unzip_func(bucket, key, "", pattern="*")
 
 
+@pytest.mark.slow
 def test_an_upload_that_another_process_aborts_is_repeated(s3, bucket, put_zip, objects, unfinished, monkeypatch):
     begun = []
     real = Uploads._begin

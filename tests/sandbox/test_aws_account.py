@@ -35,6 +35,7 @@ def test_the_node_role_has_the_worker_policies_but_not_the_one_for_ecr(aws):
     assert {policy["PolicyName"] for policy in attached} == {"AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy"}
 
 
+@pytest.mark.slow
 def test_the_managed_policies_of_aws_can_be_attached(aws):
     arn = "arn:aws:iam::aws:policy/AmazonEC2ContainerRegistryPullOnly"
     assert aws("iam").get_policy(PolicyArn=arn)["Policy"]["PolicyName"] == "AmazonEC2ContainerRegistryPullOnly"

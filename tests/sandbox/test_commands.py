@@ -50,6 +50,7 @@ def test_reset_asks_and_deletes_only_when_told(borrowing_sandbox, workshop_comma
     assert not sandbox.directory.exists()
 
 
+@pytest.mark.slow
 def test_wrong_usage_exits_with_2(workshop_command):
     assert workshop_command("sandbox", "sideways").returncode == 2
     assert workshop_command("run", "--parameter", "no-equals-sign").returncode == 2

@@ -165,6 +165,7 @@ def test_a_damaged_record_counts_as_none(sandbox, damage):
     assert [record for _, record, _ in sandbox.status()] == [None] * 4
 
 
+@pytest.mark.slow
 def test_usual_ports_that_are_taken_are_avoided(sandbox):
     with occupied(8333), occupied(18333), occupied(5005), occupied(8889):
         sandbox.up()
@@ -226,6 +227,7 @@ def test_a_folder_that_is_a_file_is_named(tmp_path, workshop_command):
     assert str(tmp_path / "file") in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_reset_deletes_only_what_is_its_own(borrowing_sandbox):
     sandbox = borrowing_sandbox
     (sandbox.directory / "thesis.txt").write_text("years of work")
@@ -306,6 +308,7 @@ def test_a_server_that_does_not_work_yet_is_asked_again_soon_and_the_wait_is_sai
     assert "waiting for the broken ...\n" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_server_that_never_works_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(supervisor_module, "READY_WITHIN_SECONDS", 2)
     server = NotYetReady(tmp_path / "sandbox" / "broken")

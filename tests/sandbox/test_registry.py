@@ -172,6 +172,7 @@ def test_an_engine_on_another_machine_cannot_reach_it(program, host):
     assert "another machine" in what_is_missing()
 
 
+@pytest.mark.slow
 def test_an_engine_that_accepts_and_says_nothing_does_not_hold_up_the_sandbox(program):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         os.environ["DOCKER_HOST"] = f"tcp://127.0.0.1:{silent.getsockname()[1]}"

@@ -109,6 +109,7 @@ def test_another_base_image_or_time_gives_another_tag(shell):
     assert len(names) == 3
 
 
+@pytest.mark.slow
 def test_only_files_of_the_image_change_its_tag(shell, project_copy):
     def name(kind: str) -> str:
         command = ["bash", str(project_copy / "scripts" / "build_image.sh"), "--name", kind]
@@ -127,6 +128,7 @@ def test_only_files_of_the_image_change_its_tag(shell, project_copy):
     assert name("component") != component
 
 
+@pytest.mark.slow
 def test_uncommitted_files_of_the_image_are_reported(shell, project_copy):
     def build() -> str:
         command = ["bash", str(project_copy / "scripts" / "build_image.sh")]
@@ -164,6 +166,7 @@ def test_settings_and_options_after_two_dashes_reach_docker(shell, tmp_path):
     assert builds(shell) == [build_command("component", "team/parts:v1", more, base=base, time="7")]
 
 
+@pytest.mark.slow
 def test_a_dry_run_builds_nothing_and_its_pasted_command_does_the_same(shell):
     dry = shell.run("build_image.sh", "--dry-run", "notebook", "--", "--label", "of=my own")
     assert dry.returncode == 0 and builds(shell) == []

@@ -54,6 +54,7 @@ def hash_given(shell) -> bytes:
     return base64.b64decode(secret["data"]["DEX_USER_PASSWORD"])
 
 
+@pytest.mark.slow
 def test_the_hash_of_the_new_password_goes_to_the_cluster_and_the_login_restarts(shell):
     done = change(shell)
     assert done.returncode == 0 and "is changed" in done.stdout, done.stderr
@@ -62,6 +63,7 @@ def test_the_hash_of_the_new_password_goes_to_the_cluster_and_the_login_restarts
     assert "Existing sessions remain until they end" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_second_run_sets_a_new_hash(shell):
     change(shell)
     first = hash_given(shell)
@@ -70,6 +72,7 @@ def test_a_second_run_sets_a_new_hash(shell):
     assert hash_given(shell) != first and bcrypt.checkpw(PASSWORD.encode(), hash_given(shell))
 
 
+@pytest.mark.slow
 def test_no_output_command_line_or_file_holds_the_password_or_its_hash(shell, tmp_path):
     # With -x, bash prints every command with the values of variables. Temporary files would remain in `left`.
     (tmp_path / "left").mkdir()
@@ -117,6 +120,7 @@ def type_into(shell, *lines: str) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), shown.decode()
 
 
+@pytest.mark.slow
 def test_in_a_terminal_the_script_asks_twice_and_shows_no_password(shell):
     status, shown = type_into(shell, PASSWORD, PASSWORD)
     assert status == 0 and bcrypt.checkpw(PASSWORD.encode(), hash_given(shell)), shown
@@ -128,6 +132,7 @@ def test_two_different_passwords_change_nothing(shell):
     assert status == 1 and "passwords differ" in shown and changes(shell) == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_asks_nothing_and_its_pasted_commands_do_the_same(shell):
     dry = shell.run("change_password.sh", "--stdin", "--dry-run")
     assert dry.returncode == 0 and changes(shell) == [], dry.stderr

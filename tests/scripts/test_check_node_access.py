@@ -44,6 +44,7 @@ def policies(iam, cluster) -> set[str]:
     return {policy["PolicyArn"] for policy in attached}
 
 
+@pytest.mark.slow
 def test_the_script_names_each_node_group_role_and_policy_and_the_role_that_may_not_pull(check, cluster):
     done = check()
     assert done.returncode == 1
@@ -69,11 +70,13 @@ def test_fix_attaches_the_smallest_policy_and_a_second_run_changes_nothing(check
     assert policies(iam, cluster) == before | {PULL_ONLY}
 
 
+@pytest.mark.slow
 def test_a_wider_policy_is_enough(check, iam, cluster):
     iam.attach_role_policy(RoleName=f"{cluster}-node", PolicyArn=READ_ONLY)
     assert check().returncode == 0
 
 
+@pytest.mark.slow
 def test_a_customer_policy_with_the_same_name_does_not_count(check, iam, cluster):
     statement = {"Effect": "Allow", "Action": "ecr:ListImages", "Resource": "*"}
     document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
@@ -94,11 +97,13 @@ def test_a_dry_run_changes_nothing_and_its_pasted_commands_do_the_same(check, sh
     assert policies(iam, cluster) == before | {PULL_ONLY}
 
 
+@pytest.mark.slow
 def test_a_missing_cluster_is_named(check):
     done = check(CLUSTER_NAME="no-such-cluster")
     assert done.returncode == 1 and "there is no cluster no-such-cluster in us-east-1" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_denial_of_aws_exits_with_1_and_is_shown(check, shell):
     shell.programs.joinpath("aws").unlink()
     said = "An error occurred (AccessDenied) when calling the ListAttachedRolePolicies operation: no"
@@ -114,6 +119,7 @@ def test_a_denial_of_aws_exits_with_1_and_is_shown(check, shell):
     assert done.returncode == 1 and said in done.stderr
 
 
+@pytest.mark.slow
 def test_missing_credentials_and_a_missing_aws_cli_exit_with_3(check, shell):
     assert check(AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="").returncode == 3
     shell.programs.joinpath("aws").unlink()

@@ -24,6 +24,7 @@ def rows(done) -> dict[str, str]:
     return {line.split()[0]: line for line in done.stdout.splitlines()[1:] if line.split()[0] in TOOLS}
 
 
+@pytest.mark.slow
 def test_with_every_tool_the_script_succeeds_and_shows_the_aws_identity(shell, account):
     provide_all(shell)
     done = shell.run("check_tools.sh")
@@ -33,6 +34,7 @@ def test_with_every_tool_the_script_succeeds_and_shows_the_aws_identity(shell, a
     assert done.stdout.splitlines()[-1].endswith("account 123456789012, region us-east-1")
 
 
+@pytest.mark.slow
 def test_a_missing_tool_is_named_with_its_installation_on_both_systems(shell, account):
     done = shell.run("check_tools.sh")
     assert done.returncode == 3 and "5 of these tools are missing" in done.stderr
@@ -65,6 +67,7 @@ def test_kubectl_may_differ_by_one_minor_version(shell, version):
     assert shell.run("check_tools.sh", "kubectl").returncode == 0
 
 
+@pytest.mark.slow
 def test_settings_come_from_the_environment_then_from_settings_env(shell, account, tmp_path):
     settings = tmp_path / "mine.env"
     settings.write_text("# a comment\n\nAWS_DEFAULT_REGION='eu-west-1'\r\n")
@@ -162,6 +165,7 @@ def test_wrong_usage_exits_with_2_and_shows_the_usage(shell, arguments):
     assert done.returncode == 2 and "usage:" in done.stderr
 
 
+@pytest.mark.slow
 def test_every_script_has_help_that_names_its_exit_statuses(shell):
     scripts = sorted(path.name for path in (ROOT / "scripts").glob("*.sh") if path.name != "lib.sh")
     assert len(scripts) > 2

@@ -255,6 +255,7 @@ def test_when_eksctl_fails_what_it_has_left_is_deleted_if_the_cluster_is_gone(sh
     assert shell.calls[deleted + 1] == waited
 
 
+@pytest.mark.slow
 def test_when_eksctl_fails_and_the_cluster_is_there_nothing_else_is_deleted(shell, eks):
     shell.stand_in("eksctl", ("delete", "no\n", 1))
     eks()
@@ -263,12 +264,14 @@ def test_when_eksctl_fails_and_the_cluster_is_there_nothing_else_is_deleted(shel
     assert changes(shell)[-1].startswith("eksctl delete cluster")
 
 
+@pytest.mark.slow
 def test_without_eksctl_nothing_is_deleted(shell, eks):
     eks()
     done = shell.run("clean_up.py", "--yes", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 3 and "eksctl is not installed" in done.stderr and changes(shell) == []
 
 
+@pytest.mark.slow
 def test_a_cluster_without_the_tag_keeps_all_that_carries_its_name(shell, eks):
     disk = {"VolumeId": "vol-1", "Size": 1, "VolumeType": "gp3", "State": "available"}
     disk["Tags"] = [{"Key": "kubernetes.io/cluster/kubeflow-demo", "Value": "owned"}]
@@ -279,6 +282,7 @@ def test_a_cluster_without_the_tag_keeps_all_that_carries_its_name(shell, eks):
     assert changes(shell) == []
 
 
+@pytest.mark.slow
 def test_stacks_that_eksctl_has_left_are_deleted_the_clusters_own_last(shell, eks):
     names = ("eksctl-kubeflow-demo-cluster", "eksctl-kubeflow-demo-nodegroup-nodes")
     stacks = [{"StackName": name, "Tags": [EKSCTL_TAG]} for name in names]
@@ -288,6 +292,7 @@ def test_stacks_that_eksctl_has_left_are_deleted_the_clusters_own_last(shell, ek
     assert names == ["eksctl-kubeflow-demo-nodegroup-nodes", "eksctl-kubeflow-demo-cluster"]
 
 
+@pytest.mark.slow
 def test_what_aws_denies_is_1_and_nothing_is_deleted(shell, eks):
     said = "An error occurred (AccessDenied) when calling the ListNodegroups operation: no"
     eks(ListNodegroups=Refusal("AccessDenied", "no"))
@@ -348,6 +353,7 @@ def test_the_cluster_on_this_machine_is_deleted_by_kind(shell):
     assert "nothing to do" in shell.run("clean_up.py", "--local", "--yes").stdout
 
 
+@pytest.mark.slow
 def test_no_tool_and_no_credentials_are_3(clean_up):
     assert clean_up(AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="").returncode == 3
     assert clean_up("--local").returncode == 3

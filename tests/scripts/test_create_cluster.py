@@ -123,6 +123,7 @@ def test_a_cluster_without_nodes_gets_them(shell, account, eksctl, unique):
 
 
 @pytest.mark.parametrize("missing", ADDONS)
+@pytest.mark.slow
 def test_a_missing_addon_is_created_before_anything_waits_for_it(shell, account, missing):
     shell.stand_in("eksctl")
     stand_in_kubectl(
@@ -223,6 +224,7 @@ def test_a_dry_run_changes_nothing_and_its_pasted_commands_do_the_same(shell, ek
     ]
 
 
+@pytest.mark.slow
 def test_a_dry_run_needs_neither_eksctl_nor_kubectl(shell, account, unique):
     done = shell.run("create_cluster.sh", "--dry-run", CLUSTER_NAME=unique)
     assert done.returncode == 0 and done.stdout.startswith("eksctl create cluster -f - <<'EOF'\n")
@@ -264,6 +266,7 @@ def test_a_denial_of_aws_is_shown(shell):
     assert done.returncode == 1 and said in done.stderr and "administrator" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_failure_of_eksctl_ends_the_script(shell, account, unique):
     stand_in_kubectl(shell, unique)
     shell.stand_in("eksctl", ("create", "no capacity\n", 1))
@@ -286,6 +289,7 @@ def test_a_bad_name_is_refused_before_any_call(shell, name, value):
     assert done.returncode == 2 and name in done.stderr and shell.calls == []
 
 
+@pytest.mark.slow
 def test_the_estimate_is_the_sum_of_the_prices_in_the_data_file(shell, account, unique):
     prices = {
         name: item["usd"] for name, item in json.loads((ROOT / "deploy/prices.json").read_text())["items"].items()

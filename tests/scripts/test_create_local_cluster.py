@@ -36,6 +36,7 @@ def large(shell):
     stand_ins(shell, instances=2280, watches=1255360)
 
 
+@pytest.mark.slow
 def test_the_first_run_creates_a_cluster_and_installs_pipelines(shell, large):
     done = shell.run("create_local_cluster.sh")
     assert done.returncode == 0, done.stderr
@@ -68,6 +69,7 @@ def test_kubectl_is_switched_to_an_existing_cluster(shell):
     assert done.returncode == 1 and "points to other, not to kind-kubeflow-demo" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_dry_run_changes_nothing_and_its_pasted_commands_do_the_same(shell, large):
     dry = shell.run("create_local_cluster.sh", "--dry-run")
     assert dry.returncode == 0 and changes(shell) == [], dry.stderr
@@ -94,6 +96,7 @@ def test_low_inotify_limits_exit_with_3_and_the_commands_that_raise_them(shell):
     assert done.stderr.rstrip().endswith(advice)
 
 
+@pytest.mark.slow
 def test_macos_has_no_inotify_limits_to_check(shell):
     stand_ins(shell, system="Darwin")
     assert shell.run("create_local_cluster.sh").returncode == 0

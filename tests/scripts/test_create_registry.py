@@ -68,6 +68,7 @@ def test_other_settings_of_a_repository_are_corrected_and_each_change_is_printed
     assert state(ecr, unique)["lifecycle"]["rules"][0]["selection"]["countNumber"] == 1
 
 
+@pytest.mark.slow
 def test_a_repository_with_images_of_another_project_is_not_changed(create, ecr, unique):
     ecr.create_repository(repositoryName=unique, imageTagMutability="MUTABLE")
     kind = "application/vnd.oci.image.manifest.v1+json"

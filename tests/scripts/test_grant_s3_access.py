@@ -149,6 +149,7 @@ def test_a_missing_agent_and_a_missing_association_are_created(shell):
 
 
 @pytest.mark.parametrize("there, expected", [("kubeflow-demo-s3", 0), ("another", 1)])
+@pytest.mark.slow
 def test_only_a_wrong_association_is_changed(shell, there, expected):
     arn = f"arn:aws:iam::123456789012:role/{there}\n"
     provide_eks(shell, ("list-pod-identity", "a-1\n"), ("describe-pod-identity", arn))
@@ -191,6 +192,7 @@ def test_irsa_ties_the_role_to_one_service_account_of_this_cluster(grant, shell,
     assert again.stdout == "default-editor has access already; nothing to do\n" and changes(shell) == []
 
 
+@pytest.mark.slow
 def test_keys_reach_kubectl_only_through_standard_input(grant, shell, cluster):
     provide_kubectl(shell, cluster)
     done = shell.run("grant_s3_access.sh", "--method", "secret", trace=True, CLUSTER_NAME=cluster, **KEYS)
@@ -212,6 +214,7 @@ def test_a_secret_with_the_same_keys_is_not_changed(grant, shell, cluster, accou
     assert done.returncode == 0 and "nothing to do" in done.stdout and changes(shell) == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_a_secret_shows_no_key_and_its_pasted_commands_do_the_same(grant, shell, cluster):
     provide_kubectl(shell, cluster)
     shown = grant("--method", "secret", "--dry-run", **KEYS)
@@ -223,12 +226,14 @@ def test_a_dry_run_of_a_secret_shows_no_key_and_its_pasted_commands_do_the_same(
     assert len(shell.calls) == 2
 
 
+@pytest.mark.slow
 def test_keys_that_expire_within_hours_are_refused(grant, shell, cluster):
     provide_kubectl(shell, cluster)
     done = grant("--method", "secret", AWS_SESSION_TOKEN="not-a-token", **KEYS)
     assert done.returncode == 1 and "session token" in done.stderr and changes(shell) == []
 
 
+@pytest.mark.slow
 def test_missing_tools_and_missing_credentials_exit_with_3(grant, shell, cluster):
     assert "kubectl is not installed" in (done := grant("--method", "irsa")).stderr and done.returncode == 3
     none = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}

@@ -103,6 +103,7 @@ def test_the_second_run_changes_nothing(shell, install):
     assert "installed already" in done.stdout and done.stdout.endswith("nothing was changed\n")
 
 
+@pytest.mark.slow
 def test_a_second_run_finishes_an_interrupted_installation(shell, install, project):
     (project / f"build/community-distribution-{KUBEFLOW}/example").mkdir(parents=True)
     stand_ins(shell)
@@ -255,6 +256,7 @@ def test_without_a_default_storage_class_nothing_is_installed(shell, install):
 
 @pytest.mark.usefixtures("each_awk")
 @pytest.mark.parametrize("nodes", ["3920m 32Gi\n", "8 12000Mi\n", "4 1Gi\n4 1073741824\n"])
+@pytest.mark.slow
 def test_nodes_that_are_too_small_for_the_platform_are_reported(shell, install, nodes):
     stand_ins(shell, nodes=nodes)
     done = install()

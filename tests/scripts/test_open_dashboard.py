@@ -67,6 +67,7 @@ def test_print_only_forwards_nothing_and_prints_the_command(shell, port):
     assert "kubectl --context kubeflow-demo port-forward -n kubeflow service/ml-pipeline-ui" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_dry_run_forwards_nothing_and_its_pasted_command_does_the_same(shell, port):
     stand_in_kubectl(shell, GATEWAY)
     dry = shell.run("open_dashboard.sh", "--dry-run", "--port", str(port))

@@ -50,6 +50,7 @@ def start(project, other_python, tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("activated", [False, True])
+@pytest.mark.slow
 def test_a_script_runs_in_the_projects_environment(project, start, script, activated):
     (project / ".venv").symlink_to(VENV)
     activation = {"VIRTUAL_ENV": str(VENV), "PATH": f"{VENV / 'bin'}:/usr/bin:/bin"} if activated else {}

@@ -87,6 +87,7 @@ def test_an_image_of_the_registry_is_not_pushed_again(shell, image):
     assert changing(shell) == [] and done.stdout == f"localhost:5000/python-components@{DIGEST}\n"
 
 
+@pytest.mark.slow
 def test_a_given_tag_is_never_moved(shell):
     shell.stand_in(
         "docker", ENGINE, ("^manifest inspect", described(DIGEST)), digests(f"r.io/python-components@{OTHER}")
@@ -113,6 +114,7 @@ def test_an_error_of_the_registry_is_shown_with_advice(shell, said, status, advi
     assert done.returncode == status and said in done.stderr and advice in done.stderr and changing(shell) == []
 
 
+@pytest.mark.slow
 def test_private_ecr_gets_a_token_from_aws_then_the_image(shell, ecr):
     done = shell.run("push_image.sh")
     assert done.returncode == 0, done.stderr
@@ -124,6 +126,7 @@ def test_private_ecr_gets_a_token_from_aws_then_the_image(shell, ecr):
     assert done.stdout.splitlines()[-1] == f"{ECR}/{ecr}@{DIGEST}"
 
 
+@pytest.mark.slow
 def test_an_image_of_private_ecr_is_not_pushed_again(shell, ecr):
     tag = shell.run("build_image.sh", "--name").stdout.strip().partition(":")[2]
     media_type = "application/vnd.docker.distribution.manifest.v2+json"
@@ -136,6 +139,7 @@ def test_an_image_of_private_ecr_is_not_pushed_again(shell, ecr):
     assert done.stdout == f"{ECR}/{ecr}@{there}\n"
 
 
+@pytest.mark.slow
 def test_a_missing_repository_is_named_with_the_command_that_creates_it(shell, ecr):
     done = shell.run("push_image.sh", "notebook")
     assert done.returncode == 1 and f"COMPONENT_REPOSITORY={ecr}-notebook scripts/create_registry.sh" in done.stderr
@@ -177,6 +181,7 @@ def test_a_dry_run_changes_nothing_and_its_pasted_commands_do_the_same(shell, ec
     assert from_paste == changing(shell) and len(from_paste) == 3
 
 
+@pytest.mark.slow
 def test_a_dry_run_needs_neither_docker_nor_a_repository(shell, ecr):
     (shell.programs / "docker").unlink()
     dry = shell.run("push_image.sh", "--dry-run", "notebook")
@@ -184,6 +189,7 @@ def test_a_dry_run_needs_neither_docker_nor_a_repository(shell, ecr):
     assert "docker is not installed" in dry.stderr and "has no repository" in dry.stderr
 
 
+@pytest.mark.slow
 def test_the_token_is_in_no_output_on_no_command_line_and_in_no_file_afterwards(shell, ecr):
     done = shell.run("push_image.sh", trace=True)
     assert done.returncode == 0
@@ -223,6 +229,7 @@ def login_settings(shell, config: dict | None, **folders: str) -> dict:
     return {"folder": text.partition("\n")[0], "text": text, "home": str(home), "kept": (home / "left").exists()}
 
 
+@pytest.mark.slow
 def test_without_a_credential_helper_the_login_is_deleted_and_contexts_and_plugins_still_work(shell, ecr):
     found = login_settings(
         shell, {"currentContext": "mine", "auths": {}}, contexts="meta", **{"cli-plugins": "docker-buildx"}
@@ -231,11 +238,13 @@ def test_without_a_credential_helper_the_login_is_deleted_and_contexts_and_plugi
     assert '"currentContext": "mine"' in found["text"] and "kept" in found["text"] and "cli-plugins" in found["text"]
 
 
+@pytest.mark.slow
 def test_a_credential_helper_keeps_the_login(shell, ecr):
     found = login_settings(shell, {"credsStore": "osxkeychain"})
     assert found["folder"] == found["home"] and found["kept"]
 
 
+@pytest.mark.slow
 def test_a_credential_helper_of_the_registry_needs_no_login(shell, ecr):
     found = login_settings(shell, {"credHelpers": {ECR: "ecr-login"}})
     assert found["text"] == "" and [call.split()[1] for call in changing(shell)] == ["tag", "push"]
@@ -266,6 +275,7 @@ def test_an_engine_that_does_not_answer_exits_with_3(shell):
     assert done.returncode == 3 and "Cannot connect to the Docker daemon" in done.stderr
 
 
+@pytest.mark.slow
 def test_missing_aws_credentials_exit_with_3(shell, ecr):
     done = shell.run("push_image.sh", AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")
     assert done.returncode == 3 and "aws sso login" in done.stderr and changing(shell) == []

@@ -117,6 +117,7 @@ def test_a_large_file_with_a_quote_or_a_dash_in_its_name_resumes_its_own_upload(
     assert s3.get_object(Bucket=unique, Key=name)["Body"].read() == content
 
 
+@pytest.mark.slow
 def test_an_upload_of_boto3_is_not_sent_again_and_a_used_bucket_keeps_its_settings(upload, s3, unique, large_zip):
     s3.create_bucket(Bucket=unique)
     s3.put_bucket_tagging(Bucket=unique, Tagging={"TagSet": [{"Key": "team", "Value": "data"}]})
@@ -141,6 +142,7 @@ def test_a_dry_run_changes_nothing_and_its_pasted_commands_do_the_same(upload, s
     assert "nothing to do" in upload(olist_zip).stdout
 
 
+@pytest.mark.slow
 def test_the_flights_are_the_default(upload, tmp_path):
     (tmp_path / "data").mkdir()
     with zipfile.ZipFile(tmp_path / "data" / "nycflights13.zip", "w") as archive:
@@ -148,6 +150,7 @@ def test_the_flights_are_the_default(upload, tmp_path):
     assert "nycflights13.zip: " in upload("--dry-run").stderr
 
 
+@pytest.mark.slow
 def test_missing_flights_are_created_by_the_package(upload):
     shown = upload("--dry-run")
     assert shown.returncode == 0, shown.stderr
@@ -224,6 +227,7 @@ def watched_curl(shell, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("place", ["environment", "file"])
+@pytest.mark.slow
 def test_olist_is_downloaded_and_the_login_is_never_shown(
     upload, kaggle, watched_curl, shell, olist_zip, tmp_path, place
 ):
@@ -275,6 +279,7 @@ def test_outside_us_east_1_the_location_constraint_is_the_region(upload, shell, 
     assert "aws s3api put-public-access-block" in done.stdout
 
 
+@pytest.mark.slow
 def test_missing_credentials_and_a_missing_aws_cli_exit_with_3(upload, shell, olist_zip):
     assert upload(olist_zip, AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="").returncode == 3
     shell.programs.joinpath("aws").unlink()

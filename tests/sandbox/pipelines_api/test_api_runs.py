@@ -45,6 +45,7 @@ def test_a_task_has_its_inputs_outputs_exit_code_and_log(api, echo):
     assert "said another text\n" in api.log(run, "say")
 
 
+@pytest.mark.slow
 def test_a_log_can_be_read_and_followed_while_it_is_written(api, compiled):
     run = api.run(compiled(simple.slow), {"seconds": 2.0})["run_id"]
     await_that(lambda: "sleep" in api.tasks(run) and "asleep" in api.log(run, "sleep"), "the log stays empty")
@@ -71,6 +72,7 @@ def test_a_failing_run_says_which_task_failed_and_why(api, compiled):
     assert "about to fail" in log and "Traceback" in log and "raise ValueError(text)" in log
 
 
+@pytest.mark.slow
 def test_a_task_with_inputs_seen_before_is_taken_from_the_cache(api, compiled, unique):
     spec = compiled(simple.echo)
     first, second, other = (api.run(spec, {"text": text})["run_id"] for text in (unique, unique, f"{unique}!"))
@@ -130,6 +132,7 @@ def test_a_retry_executes_only_tasks_that_have_not_succeeded(api, compiled, tmp_
     assert "neither FAILED nor CANCELED" in api.refused(400, "POST", f"/runs/{run}:retry")
 
 
+@pytest.mark.slow
 def test_a_retry_that_is_stopped_at_once_keeps_the_successful_tasks(api, shared_sandbox, compiled, tmp_path):
     run = api.run(compiled(simple.mended), {"path": str(tmp_path / "missing")})["run_id"]
     api.await_state(run)
@@ -153,6 +156,7 @@ def test_the_tail_parameter_returns_the_end_of_a_long_log(api, compiled, unique)
     assert len(whole) > 50_000 and len(tail) == 1000 and whole.endswith(tail)
 
 
+@pytest.mark.slow
 def test_artifacts_are_stored_under_the_pipeline_root_and_can_be_read(api, shared_sandbox, s3, bucket, compiled):
     from kfp import dsl
     from kfp.dsl import Dataset, Input, Output
@@ -192,6 +196,7 @@ def test_artifacts_are_stored_under_the_pipeline_root_and_can_be_read(api, share
     assert "no-such" in api.refused(404, "GET", f"/runs/{run}/nodes/{node}/artifacts/no-such")
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_needs_a_cluster_is_refused_or_gets_a_warning(api, compiled):
     from kfp import dsl, kubernetes
 
@@ -219,6 +224,7 @@ def test_a_pipeline_that_needs_a_cluster_is_refused_or_gets_a_warning(api, compi
 
 
 @pytest.mark.parametrize("name", every_kind.KINDS)
+@pytest.mark.slow
 def test_every_kind_of_pipeline_runs_through_the_api(api, s3, bucket, compiled, tmp_path, name):
     kind = every_kind.KINDS[name]
     s3.put_object(Bucket=bucket, Key="given", Body=b"from S3")

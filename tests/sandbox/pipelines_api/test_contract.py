@@ -17,6 +17,7 @@ def test_the_table_has_the_same_operations_as_the_generated_client():
     assert len(OPERATIONS) == 37
 
 
+@pytest.mark.slow
 def test_every_operation_works_through_the_generated_client(generated, api, compiled, echo, echo_file, unique):
     called = set()
 

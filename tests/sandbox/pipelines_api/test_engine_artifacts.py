@@ -116,6 +116,7 @@ def test_every_file_of_a_folder_is_stored(bench):
     assert sorted(item["Key"].rpartition("/folder/")[2] for item in listed["Contents"]) == ["deep/two", "one"]
 
 
+@pytest.mark.slow
 def test_an_artifact_of_another_run_is_downloaded(bench):
     first = bench.run(writes)
     uri = first.tasks["write"].outputs["artifacts"]["data"][0]["uri"]
@@ -128,6 +129,7 @@ def test_a_folder_is_downloaded_whole(bench):
     assert bench.run(imports_folder, {"uri": uri}).outputs == {"Output": "onedeep/two"}
 
 
+@pytest.mark.slow
 def test_the_name_uri_and_metadata_that_the_code_sets_are_stored(bench):
     ran = bench.run(elsewhere)
     assert ran.outputs == {"Output": "moved"}
@@ -160,6 +162,7 @@ def test_a_local_file_is_imported_without_a_copy(bench, tmp_path):
         ("gs://bucket/data.csv", "cannot read gs://bucket/data.csv"),
     ],
 )
+@pytest.mark.slow
 def test_a_failed_download_fails_the_task_that_needs_the_artifact(bench, uri, said):
     bench.run(writes)
     ran = bench.run(imports, {"uri": uri})
@@ -168,6 +171,7 @@ def test_a_failed_download_fails_the_task_that_needs_the_artifact(bench, uri, sa
     assert said in ran.log("read")
 
 
+@pytest.mark.slow
 def test_a_missing_bucket_is_named_and_not_created(bench):
     ran = bench.run(writes, pipeline_root="s3://no-such-bucket/root")
     assert "the bucket 'no-such-bucket' does not exist" in ran.tasks["write"].error

@@ -169,6 +169,7 @@ def cancel_when(memory: Memory, cancelled: threading.Event, ready) -> threading.
     return thread
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_leaves_no_process_and_no_unfinished_task(bench, tmp_path):
     memory, cancelled = Memory(), threading.Event()
     job = bench.job(slow_and_more, {"folder": str(tmp_path)})
@@ -203,6 +204,7 @@ def test_cancelling_does_not_wait_for_the_next_attempt(bench, tmp_path):
     assert (ran.outcome.state, ran.tasks["fail"].state, ran.tasks["fail"].attempts) == ("CANCELED", "CANCELED", 1)
 
 
+@pytest.mark.slow
 def test_processes_that_a_task_leaves_behind_are_ended(bench, tmp_path):
     ran = bench.run(leaves_children, {"folder": str(tmp_path)})
     assert ran.outputs == {"Output": "done"}
@@ -267,6 +269,7 @@ def test_a_retry_of_a_run_executes_only_the_remaining_tasks(bench, tmp_path):
     assert second.tasks["mended"].task_id != first.tasks["mended"].task_id
 
 
+@pytest.mark.slow
 def test_a_retry_executes_tasks_again_that_used_a_failure(bench, tmp_path):
     first = bench.run(goes_on_after_a_failure, {"folder": str(tmp_path)})
     below = "exit-handler-1"
@@ -288,6 +291,7 @@ def test_a_retry_executes_tasks_again_that_used_a_failure(bench, tmp_path):
     assert (again.attempts, second.log(f"{below}/take").count("--- attempt")) == (1, 0)
 
 
+@pytest.mark.slow
 def test_a_second_retry_keeps_the_results_of_the_first_retry(bench, tmp_path):
     first = bench.run(goes_on_after_a_failure, {"folder": str(tmp_path)})
     (tmp_path / "mended").touch()
@@ -299,6 +303,7 @@ def test_a_second_retry_keeps_the_results_of_the_first_retry(bench, tmp_path):
         assert replace(third.tasks[path], parent_id="") == replace(second.tasks[path], parent_id="")
 
 
+@pytest.mark.slow
 def test_a_retry_keeps_a_task_that_uses_its_own_id(bench, tmp_path):
     @dsl.pipeline
     def knows_itself(folder: str):
@@ -320,6 +325,7 @@ def test_a_task_that_depends_on_a_skipped_group_runs(bench):
     assert (ran.tasks["condition-1"].state, ran.tasks["text-2"].state) == ("SKIPPED", "SUCCEEDED")
 
 
+@pytest.mark.slow
 def test_a_task_with_the_same_inputs_is_taken_from_the_cache(bench):
     first = bench.run(every_kind.branches_with_artifacts)
     second = bench.run(every_kind.branches_with_artifacts, memory=first.memory)
@@ -351,6 +357,7 @@ def test_records_that_fail_end_the_run_with_the_reason(bench, tmp_path):
     assert "disk full" in ran.outcome.error
 
 
+@pytest.mark.slow
 def test_records_that_fail_while_tasks_run_leave_no_process(bench, tmp_path):
     class Breaking(Memory):
         full = False
@@ -389,6 +396,7 @@ def test_a_text_with_too_many_levels_of_json_fails_the_run(bench, levels):
     assert len(ran.outcome.error) < 300
 
 
+@pytest.mark.slow
 def test_ten_empty_tasks_take_less_than_five_seconds(bench):
     @dsl.pipeline
     def sequence():
@@ -405,6 +413,7 @@ def test_ten_empty_tasks_take_less_than_five_seconds(bench):
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.slow
 def test_many_tasks_do_not_block_each_other(bench):
     @dsl.pipeline
     def many() -> list[int]:

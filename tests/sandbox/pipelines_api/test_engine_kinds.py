@@ -91,6 +91,7 @@ def test_one_log_contains_every_attempt(bench, tmp_path):
     assert "--- attempt 3 of 4 ---" in log
 
 
+@pytest.mark.slow
 def test_metrics_are_recorded_as_metadata(bench):
     ran = bench.run(every_kind.shown_artifacts)
     artifacts = ran.tasks["shown"].outputs["artifacts"]

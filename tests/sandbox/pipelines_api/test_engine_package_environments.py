@@ -48,11 +48,13 @@ def test_an_environment_is_created_once_and_shared(bench, tiny_wheel):
     assert (environment / "complete").stat().st_mtime_ns == made
 
 
+@pytest.mark.slow
 def test_packages_are_not_installed_into_the_shared_environment(bench, tiny_wheel):
     bench.run(using(str(tiny_wheel), install_kfp_package=False))
     assert not list(Path(sys.prefix).glob("lib/python*/site-packages/tinypackage*"))
 
 
+@pytest.mark.slow
 def test_other_tasks_do_not_see_packages_that_a_task_installs(bench, tiny_wheel):
     @dsl.component(base_image="python:3.12", install_kfp_package=False)
     def installs(path: str) -> int:
@@ -97,6 +99,7 @@ def test_an_incomplete_environment_is_created_again(bench, tiny_wheel):
     assert (environment / "complete").exists() and not (environment / "rubbish").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_installation_gives_the_error_of_pip(bench):
     ran = bench.run(using("./no-such-package.whl", install_kfp_package=False))
     assert ran.outcome.state == "FAILED"

@@ -96,6 +96,7 @@ def known(api, echo, client, echo_file, unique) -> dict:
 
 
 @pytest.mark.parametrize("operation", sample(OPERATIONS, test=15, name=lambda operation: operation.name))
+@pytest.mark.slow
 def test_no_request_makes_the_server_fail(api, known, operation):
     queries = st.fixed_dictionaries(
         {},

@@ -85,6 +85,7 @@ def running(own_api, compiled):
     return run
 
 
+@pytest.mark.slow
 def test_a_run_that_was_executing_is_failed_after_a_restart_and_can_be_retried(sandbox, own_api, running):
     kill(server_pid(sandbox))
     await_that(lambda: not processes_of_runs([running]), "the worker outlives its server", 10)
@@ -98,6 +99,7 @@ def test_a_run_that_was_executing_is_failed_after_a_restart_and_can_be_retried(s
     api.call("DELETE", f"/runs/{running}")
 
 
+@pytest.mark.slow
 def test_a_run_whose_worker_is_killed_is_failed_with_the_signal(sandbox, own_api, running):
     fork_servers = {child.pid for child in psutil.Process(server_pid(sandbox)).children()}
     for pid in set(worker_pids(sandbox)) - fork_servers:
@@ -107,6 +109,7 @@ def test_a_run_whose_worker_is_killed_is_failed_with_the_signal(sandbox, own_api
     assert not processes_of_runs([running])
 
 
+@pytest.mark.slow
 def test_a_run_whose_fork_server_is_killed_is_failed_and_the_next_one_runs(sandbox, own_api, running, echo):
     for child in psutil.Process(server_pid(sandbox)).children():
         kill(child.pid)

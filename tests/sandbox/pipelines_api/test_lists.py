@@ -200,6 +200,7 @@ def test_deleting_an_experiment_leaves_its_runs(api, echo, unique):
     assert experiment in api.refused(404, "GET", "/runs", params={"experiment_id": experiment})
 
 
+@pytest.mark.slow
 def test_a_run_without_an_experiment_uses_the_default_experiment_even_after_its_deletion(own_api, echo):
     first = own_api.run(echo)["experiment_id"]
     assert own_api.call("GET", f"/experiments/{first}")["display_name"] == "Default"

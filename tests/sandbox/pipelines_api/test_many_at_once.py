@@ -12,6 +12,7 @@ from tests.support.api import Api, await_that
 THREADS = 50
 
 
+@pytest.mark.slow
 def test_fifty_clients_create_list_and_delete_and_nothing_is_lost(own_api, echo):
     def one_client(number: int) -> list[str]:
         mine = Api(own_api.endpoint)
@@ -53,6 +54,7 @@ def test_terminate_during_completion_ends_in_one_consistent_state(own_api, echo)
         assert (ended["state"] == "SUCCEEDED") == (states == {"SUCCEEDED"})
 
 
+@pytest.mark.slow
 def test_runs_wait_in_order_when_there_are_more_than_cores(own_api, compiled, monkeypatch):
     import os
 

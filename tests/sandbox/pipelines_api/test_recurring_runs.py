@@ -195,6 +195,7 @@ def test_a_start_at_the_end_of_the_calendar_is_never_due_and_blocks_no_other(sto
     assert made(store) == []
 
 
+@pytest.mark.slow
 def test_a_recurring_run_creates_runs_while_the_sandbox_is_up(own_api, echo):
     body = {"display_name": "often", "pipeline_spec": echo, "max_concurrency": 2, "mode": "ENABLE", "trigger": every(1)}
     recurring = own_api.call("POST", "/recurringruns", "V2beta1RecurringRun", json=body)["recurring_run_id"]
