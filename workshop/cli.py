@@ -20,7 +20,7 @@ Names = Annotated[
 
 
 def main() -> None:
-    """Run the command line. An error that the reader can mend is printed without a traceback."""
+    """Run the command line. An error that the reader can correct is printed without a traceback."""
     try:
         app()
     except KeyboardInterrupt:
@@ -199,7 +199,7 @@ def _name_and_value(text: str) -> tuple[str, str]:
 
 
 def _leave_out_slow_grammar() -> None:
-    """Save the 2 s that `import nbformat` spends on a grammar for international addresses: no notebook holds one.
+    """Save the 2 s that `import nbformat` spends on a grammar for international addresses, which no notebook contains.
 
     jsonschema imports rfc3987_syntax when it is installed, and leaves out that one check when it is not.
     """
@@ -208,7 +208,7 @@ def _leave_out_slow_grammar() -> None:
 
 
 def _start_sandbox_meanwhile() -> "Future[None] | None":
-    """Start the sandbox in the background, if it is the target: importing papermill takes as long."""
+    """If the sandbox is the target, start it while this process imports papermill: each takes about as long."""
     from workshop import settings
     from workshop.connect import target_name
     from workshop.sandbox import Sandbox

@@ -74,7 +74,8 @@ def connect() -> Target:
     and the sandbox elsewhere. `connect()` starts the sandbox if it is not running.
 
     Returns:
-        The target. Lessons take its bucket, region, cluster and repository where their own parameters are empty.
+        The target. Lessons use the target's bucket, region, cluster and repository where their own parameters are
+        empty.
 
     Raises:
         workshop.settings.SettingsError: a setting has a value that its rule refuses.
@@ -145,7 +146,7 @@ def _connect_cluster(name: str, settings: Settings) -> Target:
     if settings.registry:
         os.environ["REGISTRY"] = settings.registry
     _check_credentials(name)
-    # A kind cluster with an S3 of its own needs no AWS account.
+    # A kind cluster with its own S3 needs no AWS account.
     account = "" if name == "kind" and settings.aws_endpoint_url_s3 else _account()
     if account and not settings.registry:
         os.environ["REGISTRY"] = f"{account}.dkr.ecr.{region}.amazonaws.com"
@@ -204,7 +205,7 @@ def _check_credentials(name: str) -> None:
 
 
 def _account() -> str:
-    """Return the number of the AWS account. STS answers this call to every identity, whatever its rights."""
+    """Return the number of the AWS account. STS allows this call to every identity."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError

@@ -1,8 +1,8 @@
-"""Runs a `workshop` command as a child process, and leaves nothing of it behind.
+"""Runs a `workshop` command as a child process, and leaves no process or temporary file behind.
 
-Lessons start kernels, and kernels start programs. A signal that ends only the command would leave them running, with
-their sockets and temporary files. So the command that the reader types starts itself a second time, in a session of
-its own, and waits. When it receives a signal, it ends every process that carries the child's mark.
+Lessons start kernels, and kernels start programs. A signal that ends only the command would leave kernels and
+programs running, with sockets and temporary files. So the command that the reader types starts itself a second
+time, in a new session, and waits. When it receives a signal, it ends every process that carries the child's mark.
 """
 
 import fcntl
@@ -46,7 +46,7 @@ def is_child() -> bool:
 def run_again(output: Path | None = None) -> int:
     """Run this very command as a child and wait for it.
 
-    The child gets a clean environment and a temporary folder of its own, which is deleted afterwards.
+    The child gets a clean environment and its own temporary folder, which is deleted afterwards.
 
     Args:
         output: folder that only one such command may use at a time.
@@ -150,7 +150,7 @@ def cannot_write(output: Path, error: OSError) -> WorkshopError:
 
     Args:
         output: the folder.
-        error: what the system said.
+        error: the error of the system.
     """
     reason = error.strerror or "some files cannot be written"
     return WorkshopError(

@@ -6,9 +6,9 @@ from typing import Any
 
 from pipelines.s3_streams.client import S3Error, client, with_retries
 
-# An upload that gets no further part for this long was left by a run that has ended. Another live run would add parts.
+# If an upload gets no new part for this many seconds, its run has ended. A live run would add parts.
 IDLE_SECONDS = 10.0
-# The S3 does not allow or does not know the listing; or an upload was finished between two requests, by a live run.
+# The S3 refuses or lacks the listing, or a live run finished an upload between two requests.
 CANNOT_LIST_CODES = ("AccessDenied", "NotImplemented", "NoSuchUpload")
 
 

@@ -1,7 +1,7 @@
 """The AWS account (STS, IAM, EKS, ECR): a moto server, seeded with the cluster that lesson 01 makes.
 
-moto keeps everything in memory. So moto's recorder writes every request to a file, and the next start replays those
-that changed something: the account survives a restart.
+moto keeps everything in memory. So moto's recorder writes every request to a file, and the next start replays the
+requests that changed something. The account therefore survives a restart.
 """
 
 import json
@@ -193,5 +193,6 @@ def _make_role(iam: Any, name: str, service: str, policies: Iterable[str]) -> st
 
 
 def _without_proxy() -> urllib.request.OpenerDirector:
-    # Not with requests: its import in one thread, while another imports boto3, can lose its filter of warnings.
+    # This function does not use requests: its import can lose its filter of warnings while another thread imports
+    # boto3.
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))

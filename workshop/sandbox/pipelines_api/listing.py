@@ -126,7 +126,8 @@ def parse_filter(filter_text: str, fields: Mapping[str, Any]) -> list[ColumnElem
 
 
 def is_valid_unicode(text: str) -> bool:
-    """Return whether a text can be encoded as UTF-8. JSON texts can contain lone surrogates, which cannot."""
+    """Return whether a text can be encoded as UTF-8. JSON texts can contain lone surrogates, which UTF-8 cannot
+    encode."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 

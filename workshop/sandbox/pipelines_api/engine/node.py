@@ -124,7 +124,8 @@ class Node:
 
     @property
     def rerun(self) -> bool:
-        """Whether this attempt at the run executed the node or a part of it. An earlier attempt did otherwise."""
+        """Whether this attempt at the run executed the node or a part of it. Otherwise, an earlier attempt executed
+        the node."""
         return self._rerun
 
     def start(self) -> None:
@@ -195,7 +196,8 @@ class Group(Node):
 
     @property
     def rerun(self) -> bool:
-        """Whether this attempt at the run executed the node or a part of it. An earlier attempt did otherwise."""
+        """Whether this attempt at the run executed the node or a part of it. Otherwise, an earlier attempt executed
+        the node."""
         return super().rerun or any(child.rerun for child in self.children.values())
 
     @property
