@@ -53,7 +53,7 @@ class Item:
 
     Attributes:
         kind: such as "volume".
-        name: by which AWS knows it.
+        name: its name at AWS.
         what: text for the reader.
         price: name of its price in `deploy/prices.json`, or "" when AWS does not bill it.
         quantity: hours or GB-months are billed times this number.
@@ -88,7 +88,7 @@ class Account:
             raise NoRegionError
         self.number = self._client("sts").get_caller_identity()["Account"]
 
-    # ---- what is there
+    # ---- the resources
 
     def find(self) -> list[Item]:
         """Ask AWS for everything of the project, at the same time, because each answer takes a moment.
@@ -133,7 +133,7 @@ class Account:
         ]
 
     def _find_associations(self) -> list[Item]:
-        """Find what `grant_s3_access.sh` made. Other associations go with the cluster."""
+        """Find the resources that `grant_s3_access.sh` made. Other associations go with the cluster."""
         try:
             found = self._list(
                 "eks",
@@ -336,7 +336,7 @@ class Account:
                 items.append(Item("OIDC provider", arn, f"OIDC provider {name}", "", 0, partial(iter, [step])))
         return items
 
-    # ---- how it is deleted
+    # ---- the deletions
 
     def _delete_cluster_with_eksctl(self) -> Iterator[Step]:
         # Nothing in the cluster has to survive, so eksctl need not wait for pods that may not be evicted.
@@ -345,7 +345,7 @@ class Account:
         yield Step(command, partial(self._run_eksctl, command), after=f"deleted the cluster {self._cluster}")
 
     def _run_eksctl(self, command: tuple[str, ...]) -> str | None:
-        """Run eksctl. When it fails but the cluster is gone, its network is left, and later steps delete that."""
+        """Run eksctl. If eksctl fails after the cluster is gone, later steps delete the cluster's network."""
         if subprocess.run(command).returncode == 0:
             return None
         try:
@@ -383,7 +383,7 @@ class Account:
             {"Name": "group-name", "Values": ["k8s-*"]},
         ]
         for group in self._list("ec2", "describe_security_groups", "SecurityGroups", Filters=filters):
-            # A group in use stays, and so does its stack, which is then named.
+            # A security group in use stays, and so does its stack. The script then names the stack.
             yield self._step("ec2", "DeleteSecurityGroup", GroupId=group["GroupId"], may_fail=True)
 
     def _delete_stack(self, name: str) -> Iterator[Step]:
@@ -408,14 +408,15 @@ class Account:
         yield self._step("ec2", "DeleteVolume", VolumeId=name, after=f"deleted the disk {name}")
 
     def _delete_bucket(self, name: str) -> Iterator[Step]:
-        """Delete a bucket. S3 deletes only an empty one, so all versions and unfinished uploads go first."""
+        """Delete a bucket. S3 deletes only an empty bucket, so all versions and unfinished uploads go first."""
         has_versions = "Status" in self._client("s3").get_bucket_versioning(Bucket=name)
         objects = []
         for key in ("Versions", "DeleteMarkers"):
             for version in self._list("s3", "list_object_versions", key, Bucket=name):
                 marked = {"Key": version["Key"]}
-                # A bucket without versions knows no version "null". With versions, an object without one must be
-                # named so, or the bucket keeps it and only notes a deletion.
+                # A bucket without versioning refuses the version "null". With versioning, an object without a
+                # version has the version "null". Without this name, S3 keeps the object and only adds a delete
+                # marker.
                 if has_versions or version.get("VersionId", "null") != "null":
                     marked["VersionId"] = version["VersionId"]
                 objects.append(marked)
@@ -455,7 +456,7 @@ class Account:
         check: Callable[[Any], None] | None = None,
         **parameters: Any,
     ) -> Step:
-        """Return a step that calls an operation of AWS. What is gone already needs no deletion."""
+        """Return a step that calls an operation of AWS. A resource that does not exist needs no deletion."""
 
         def run() -> None:
             try:

@@ -39,7 +39,7 @@ settings, from the environment or settings.env:
 
 exit status: 0 done or shown, 1 failed or something billed is left, 2 wrong usage, 3 a tool or credentials are missing
 """
-# What uses a thing is deleted before that thing.
+# The script deletes a resource before the resources that it uses.
 BEFORE_NETWORK = ("load balancer",)
 AFTER_NETWORK = ("stack", "NAT gateway", "address", "volume", "logs", "repository", "bucket", "role", "OIDC provider")
 CLUSTERS = ("cluster", "eksctl cluster")

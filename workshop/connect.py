@@ -180,7 +180,7 @@ def _check_cluster_settings(name: str, settings: Settings, region: str) -> None:
     if missing:
         listed = "\n".join(f"  {line}" for line in missing)
         raise TargetError(f"the target {name!r} needs, as environment variables or in settings.env:\n{listed}")
-    table()["AWS_DEFAULT_REGION"].check(region)  # it may come from the AWS profile
+    table()["AWS_DEFAULT_REGION"].check(region)  # the region may come from the AWS profile
 
 
 def _without_password(url: str) -> str:

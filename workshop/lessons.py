@@ -261,7 +261,7 @@ def _time(text: str) -> float:
 
 @contextmanager
 def _import_clock() -> Iterator[Path]:
-    """Return a file. A kernel that is started inside writes the seconds of its imports to it."""
+    """Return a file. A kernel that starts inside the block writes the seconds of its imports to the file."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "seconds")
         file.write_text("0")

@@ -86,7 +86,7 @@ def _wait_for_child(mark: str, temporary: Path, lock: list[int]) -> int:
     finally:
         for number in SIGNALS:  # a second signal must not leave half of the processes
             signal.signal(number, signal.SIG_IGN)
-        child.kill()  # before its kernels, so that it reports no dead kernel and starts no next lesson
+        child.kill()  # before its kernels; otherwise the child would report a dead kernel or start the next lesson
         child.wait()
         processes.end(lambda: processes.find(partial(_is_marked, mark)), PATIENCE_SECONDS)
 
@@ -137,7 +137,7 @@ def _is_held(output: Path, lock: IO[str]) -> WorkshopError:
     try:
         holder = json.loads(lock.read())
         who, end = f"PID {holder['pid']}, since {holder['since']}", f"end it (kill {holder['pid']})"
-    except (ValueError, KeyError, TypeError):  # it has the lock, and has not written yet
+    except (ValueError, KeyError, TypeError):  # the other command holds the lock but has not written its PID yet
         who, end = "another `workshop run`", "end it"
     return WorkshopError(
         f"lessons already run in {output} ({who}). Wait until they have ended, {end}, or choose another folder: "

@@ -1,8 +1,7 @@
 """CSV files in S3, copied as plain tables: UTF-8, separated by commas, one header.
 
 Most files are plain already. `CsvFile` copies them byte for byte, and checks the bytes as they pass
-(`csv_rows.py`). pandas reads the
-others, at a tenth of the speed.
+(`csv_rows.py`). pandas reads the other files, at a tenth of the speed.
 """
 
 import csv

@@ -20,7 +20,7 @@ def seed() -> int:
 
 
 def choose_seed() -> None:
-    """Choose a seed for this session, unless `WORKSHOP_TEST_SEED` gives one.
+    """Choose a seed for this session, or take the seed in `WORKSHOP_TEST_SEED`.
 
     Raises:
         pytest.UsageError: the variable holds no whole number.

@@ -42,11 +42,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def worker_sandbox(config: pytest.Config, folder: Path) -> Iterator[Sandbox]:
     """Give this worker a running sandbox.
 
-    All workers use the S3 and the AWS account of the first worker. Each worker has a Pipelines API of its own.
+    All workers use the S3 and the AWS account of the first worker. Each worker has its own Pipelines API.
 
     Args:
         config: pytest's configuration.
-        folder: where the sandbox of this worker lies, unless it is the first one.
+        folder: the folder for the sandbox of this worker, unless the worker is the first one.
     """
     of_the_first = Sandbox(config.stash[FOLDER] / "sandbox")
     with first_one(config.stash[FOLDER], "sandbox-is-up") as first:
@@ -94,7 +94,7 @@ def once(folder: Path, name: str, make: Callable[[], Any]) -> Any:
 
 
 def borrow(directory: Path, owner: Sandbox) -> Sandbox:
-    """Return a sandbox that has a Pipelines API of its own, and uses the S3 and the AWS account of another sandbox.
+    """Return a sandbox that has its own Pipelines API, and uses the S3 and the AWS account of another sandbox.
 
     To start a Pipelines API takes a third of the time that a whole sandbox takes. `up()` starts it; `down()` and
     `reset()` stop it and leave the other servers to their owner. A test must not end the borrowed servers.

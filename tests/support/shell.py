@@ -1,4 +1,4 @@
-"""Calls scripts as they are typed, with a PATH of their own and stand-ins for programs."""
+"""Calls scripts as a user types them, with a separate PATH and stand-ins for programs."""
 
 import json
 import os
@@ -19,7 +19,7 @@ SYSTEM_PROGRAMS = str.split(
 
 
 class Shell:
-    """Calls scripts with a PATH of their own, on which only chosen programs are.
+    """Calls scripts with a separate PATH that holds only chosen programs.
 
     Attributes:
         programs: the folder that PATH consists of.
@@ -82,7 +82,7 @@ class Shell:
 
     @property
     def inputs(self) -> list[str]:
-        """What each call was given on its standard input."""
+        """The standard input of each call."""
         return [given for _, _, given in self._records()]
 
     def record(self, name: str, *words: str, given: str = "") -> None:
@@ -91,7 +91,7 @@ class Shell:
             file.write(json.dumps([name, words, given]) + "\n")
 
     def forget_calls(self) -> None:
-        """Begin the record of calls anew."""
+        """Delete the recorded calls."""
         self._calls.unlink(missing_ok=True)
 
     def run(self, script: str, *arguments: str, trace: bool = False, **variables: str) -> subprocess.CompletedProcess:
@@ -108,7 +108,7 @@ class Shell:
         return self._run([*bash, path, *arguments], variables)
 
     def paste(self, printed: str, **variables: str) -> subprocess.CompletedProcess:
-        """Run what a dry run has printed, as if it were pasted into a shell."""
+        """Run the commands that a dry run has printed, as if a user pasted them into a shell."""
         return self._run(["bash", "-ec", printed], variables)
 
     def _run(self, command: list[str], variables: Mapping[str, str]) -> subprocess.CompletedProcess:

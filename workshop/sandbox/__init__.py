@@ -51,7 +51,7 @@ class Identity:
         encryption_key: 64 hexadecimal digits for server-side encryption.
         bucket: the default bucket; eight random digits make its name unique.
         pipelines_path: the path below which the Pipelines API answers. Anyone who knows the path can run code.
-        runner: how tasks of pipelines run. Not random, but kept in the same file.
+        runner: how tasks of pipelines run. The runner is not random, but the same file holds it.
     """
 
     access_key: str
@@ -110,7 +110,7 @@ class Sandbox:
         self._forbid_kubectl()
 
     def down(self) -> list[str]:
-        """Stop every server, and return the names of those that ran. What they keep stays."""
+        """Stop every server, and return the names of those that ran. Their data stay."""
         return self._supervisor(Identity.new()).down()
 
     def reset(self) -> None:
@@ -261,7 +261,7 @@ class Sandbox:
                     write_atomically(self._identity_path, json.dumps(asdict(new)))
         try:
             kept = json.loads(self._identity_path.read_text())
-            if "pipelines_path" not in kept:  # made before there was a Pipelines API
+            if "pipelines_path" not in kept:  # the file is older than the Pipelines API
                 kept = asdict(Identity.new()) | kept
                 write_atomically(self._identity_path, json.dumps(kept))
             return Identity(**kept)

@@ -167,8 +167,8 @@ def _session_without_settings() -> Any:
     import botocore.session
 
     core = botocore.session.Session()
-    # https://botocore.amazonaws.com/v1/documentation/api/latest/reference/config.html: by name, where a setting is
-    # looked for in files, in variables, its default, and how it is read.
+    # https://botocore.amazonaws.com/v1/documentation/api/latest/reference/config.html: for each name, the key in
+    # files, the variable, the default, and the conversion.
     for name, (_, _, default, convert) in list(core.session_var_map.items()):
         core.session_var_map[name] = (None, None, default, convert)
     for name in ("config_file", "credentials_file"):

@@ -205,7 +205,7 @@ def _delete_replaced(made: Path) -> None:
     for folder in LOCATION.iterdir():
         ready = folder / READY
         if folder.is_dir() and folder != made and (not ready.exists() or ready.read_text() == _kind()):
-            with suppress(OSError):  # it only takes space; the next environment deletes it
+            with suppress(OSError):  # the rest only takes space; the next call of this function deletes it
                 _delete(folder)
 
 

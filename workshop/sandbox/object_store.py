@@ -28,7 +28,7 @@ class ObjectStore(Server):
     name = "object-store"
     stands_for = "Amazon S3 (SeaweedFS)"
     usual_ports = {"s3.port": 8333, "master.port": 0, "volume.port": 0, "filer.port": 0, "admin.port": 0}
-    second_port_above = 10_000  # each part serves gRPC there
+    second_port_above = 10_000  # each part serves gRPC on its second port
 
     def __init__(self, directory: Path, access_key: str, secret_key: str, encryption_key: str) -> None:
         super().__init__(directory)
@@ -39,7 +39,7 @@ class ObjectStore(Server):
     def command(self, ports: Mapping[str, int]) -> list[str]:
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
-        # Left by the last start. It would replace the defaults of all options that are not given here.
+        # The last start left this file. It would replace the defaults of all options that are not given here.
         (data / "mini.options").unlink(missing_ok=True)
         return [
             _weed(),

@@ -155,7 +155,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def listens(pid: int, port: int) -> bool:
-    """Tell whether this very process accepts connections on a TCP port."""
+    """Tell whether the process with this PID accepts connections on a TCP port."""
     try:
         connections = psutil.Process(pid).net_connections("tcp")
     except psutil.Error:
@@ -189,7 +189,7 @@ def choose_ports(wanted: Mapping[str, int], second_above: int = 0) -> dict[str, 
 
 def _is_free(port: int) -> bool:
     with socket.socket() as listener:
-        # Like the servers, treat a port in TIME_WAIT after a restart as free.
+        # As the servers do, treat a port in TIME_WAIT after a restart as free.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((HOST, port))

@@ -41,7 +41,7 @@ class Query:
 
     Attributes:
         page_token: the end of the previous page; "" for the first page.
-        page_size: the maximum number of rows, at most 200; 0 stands for 20.
+        page_size: the maximum number of rows, at most 200; 0 means 20.
         sort_by: a field, optionally with `asc` or `desc`; "" for the time of creation.
         filter: a `Filter` in JSON, possibly URL-encoded a second time; "" for none.
     """

@@ -2,7 +2,7 @@
 
 Sources: the ScheduledWorkflow controller of kubeflow/pipelines (`backend/src/crd/pkg/.../scheduledworkflow`) for the
 rules, and https://pkg.go.dev/github.com/robfig/cron for the cron format. An expression has six fields; the first is the
-seconds, and the last may be missing. `?` stands for `*`. `@hourly` and similar names are allowed, and `@every 1h30m`
+seconds, and the last may be missing. `?` means `*`. `@hourly` and similar names are allowed, and `@every 1h30m`
 too. Times are in UTC.
 """
 
