@@ -1,4 +1,4 @@
-"""The AWS account as `clean_up.py` sees it: what the project has there, and the steps that delete it."""
+"""The project's resources in the AWS account, and the steps by which `clean_up.py` deletes them."""
 
 import json
 import os
@@ -49,7 +49,7 @@ CREDENTIAL_ERRORS = (
 
 @dataclass(frozen=True)
 class Item:
-    """One thing of the project in the account.
+    """One resource of the project in the account.
 
     Attributes:
         kind: such as "volume".
@@ -69,7 +69,7 @@ class Item:
 
 
 class Account:
-    """An AWS account and region, and what the project has there.
+    """An AWS account and region, with the project's resources in them.
 
     Args:
         settings: names of cluster, repository and bucket.
@@ -91,7 +91,7 @@ class Account:
     # ---- the resources
 
     def find(self) -> list[Item]:
-        """Ask AWS for everything of the project, at the same time, because each answer takes a moment.
+        """Ask AWS for all resources of the project at the same time, because each answer takes a moment.
 
         Returns:
             The items, in the order in which they are shown.
@@ -169,11 +169,11 @@ class Account:
         return items
 
     def _find_stacks(self) -> list[Item]:
-        """Find the CloudFormation stacks of eksctl. After an interruption, they may be all that is left."""
+        """Find the CloudFormation stacks of eksctl. After an interruption, only these stacks may be left."""
         wanted = {"Key": EKSCTL_TAG, "Value": self._cluster}
         stacks = self._list("cloudformation", "describe_stacks", "Stacks")
         names = [stack["StackName"] for stack in stacks if wanted in stack.get("Tags", [])]
-        # The cluster's own stack holds the network of the others, so it goes last.
+        # The cluster's own stack holds the network of the other stacks, so eksctl deletes this stack last.
         names.sort(key=lambda name: name.endswith("-cluster"))
         return [
             Item("stack", name, f"CloudFormation stack {name}", "", 0, partial(self._delete_stack, name))
@@ -478,7 +478,7 @@ class Account:
         return Step(aws_command(service, *words, parameters=parameters), run, after=after)
 
     def _list(self, service: str, operation: str, key: str, **parameters: Any) -> list[Any]:
-        """Return what AWS lists, page by page where it has pages."""
+        """Return the items of a list call to AWS, from all pages."""
         client = self._client(service)
         if client.can_paginate(operation):
             answers = client.get_paginator(operation).paginate(**parameters)
@@ -544,7 +544,7 @@ def no_object_is_left(answer: Any) -> None:
 
 
 def is_gone(error: ClientError) -> bool:
-    """Tell whether AWS says that a thing does not exist."""
+    """Tell whether an error of AWS means that a resource does not exist."""
     code = error.response["Error"]["Code"]
     return "NotFound" in code or code.startswith("NoSuch") or code == "404"
 

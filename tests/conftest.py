@@ -56,7 +56,7 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def clean_environment(tmp_path, monkeypatch):
-    """Hide the settings of this machine from every test, and undo what the test sets."""
+    """Hide the settings of this machine from every test, and undo the settings that the test makes."""
     before = dict(os.environ)
     path = list(sys.path)
     for name in list(os.environ):

@@ -25,7 +25,8 @@ _NAMES = {
 # These change only how Python encodes text and where it writes compiled files.
 _HARMLESS = {"PYTHONUTF8", "PYTHONIOENCODING", "PYTHONCOERCECLOCALE", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"}
 
-# Settings of AWS and Kubeflow clients. A client of the sandbox must never use those of a real account or cluster.
+# Settings of AWS and Kubeflow clients. A client of the sandbox must never use the settings of a real account or
+# cluster.
 CLIENT_PREFIXES = ("AWS_", "KF_PIPELINES_")
 # Servers must not get these variables either: SeaweedFS would accept AWS keys in its environment as its own keys.
 _SERVER_PREFIXES = (*CLIENT_PREFIXES, "WEED_", "MOTO_")

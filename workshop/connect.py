@@ -294,7 +294,8 @@ def _avoid_spaces_in_the_path_of_python() -> None:
 
 
 def _put_own_programs_on_path() -> None:
-    """Put `kfp`, `aws` and the scripts on PATH: `%%bash` cells need them, also when no environment is activated."""
+    """Put `kfp`, `aws` and the scripts on PATH: `%%bash` cells need these programs, also when no environment is
+    activated."""
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     own = [folder for folder in (str(Path(sys.executable).parent), str(ROOT / "scripts")) if folder not in path]
     os.environ["PATH"] = os.pathsep.join([*own, *path])

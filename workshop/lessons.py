@@ -31,7 +31,7 @@ from workshop.supervised import cannot_write
 from workshop.toc import Lesson
 
 SKIP = "skipped:"
-# The secret in the address of the sandbox's Pipelines API. Links that kfp shows contain it.
+# The secret in the address of the sandbox's Pipelines API. Links that kfp shows contain the secret.
 SECRET_PATH = re.compile(r"(?<=127\.0\.0\.1:)(\d+)/[0-9a-f]{32}(?=/)")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 CELL_WITHIN_SECONDS = 1800  # on a real target, a cell may wait for a cluster

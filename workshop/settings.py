@@ -44,7 +44,7 @@ class Setting:
     """One row of the table.
 
     Attributes:
-        name: of the environment variable, and in `settings.env`.
+        name: the name in the environment and in `settings.env`.
         group: heading under which the template and the docs show the setting.
         in_file: whether `settings.env` may hold it; otherwise it is taken from the environment alone.
         default: value when none is set, or "".
@@ -77,7 +77,7 @@ class Setting:
         """Return the value if its rule accepts it.
 
         Args:
-            value: as it was set.
+            value: the value, as the user has set it.
             where: file and line, such as `settings.env, line 3`, or "" for the environment.
 
         Raises:

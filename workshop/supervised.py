@@ -27,7 +27,7 @@ from workshop.sandbox import processes
 from workshop.sandbox.files import make_temporary_folder
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Programs of a lesson may finish what they do; then they are killed.
+# Programs of a lesson get this many seconds to finish; then they are killed.
 PATIENCE_SECONDS = 2
 
 
@@ -44,7 +44,7 @@ def is_child() -> bool:
 
 
 def run_again(output: Path | None = None) -> int:
-    """Run this very command as a child and wait for it.
+    """Run the current command again as a child process, and wait for its end.
 
     The child gets a clean environment and its own temporary folder, which is deleted afterwards.
 

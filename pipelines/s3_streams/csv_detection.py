@@ -92,7 +92,8 @@ def first_rows(text: str) -> list[str]:
 
 
 def detect_separator(rows: list[str]) -> str:
-    """Return the separator that every row has equally often; if none does, the most frequent one of the first row."""
+    """Return the separator that every row has equally often; if there is none, the most frequent separator of the
+    first row."""
 
     def rank(separator: str) -> tuple[bool, int]:
         count = rows[0].count(separator)

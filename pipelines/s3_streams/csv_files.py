@@ -152,7 +152,7 @@ class CsvFile:
             ) from error
 
     def _sample(self) -> bytes:
-        """Return the first bytes of the file. No checksum covers them, so they are read twice."""
+        """Return the first bytes of the file. No checksum covers these bytes, so they are read twice."""
         return self._object.read_twice(0, min(SAMPLE_BYTES, self._object.size))
 
     def _text(self, sample: bytes) -> str:

@@ -35,7 +35,7 @@ class UnfinishedUploads:
         self._listed_at = time.monotonic()
 
     def abort_idle(self) -> None:
-        """Abort the noted uploads that got no part for `IDLE_SECONDS`. Another run is still sending the others.
+        """Abort the noted uploads that got no part for `IDLE_SECONDS`. Another run is still sending the other uploads.
 
         Raises:
             S3Error: S3 fails.
@@ -71,7 +71,7 @@ class UnfinishedUploads:
 
 
 def abort_upload(bucket: str, key: str, upload_id: str) -> None:
-    """Abort a multipart upload; print a message if S3 does not do so."""
+    """Abort a multipart upload; print a message if S3 refuses."""
     try:
         with_retries(
             f"abort an upload of s3://{bucket}/{key}",

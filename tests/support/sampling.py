@@ -39,7 +39,7 @@ def sample(
     `gate` from the tier `gate` on, and the rest in the tier `all` only.
 
     Args:
-        values: what the test is parametrized with; tuples stand for several parameters.
+        values: the parameters of the test; a tuple holds several parameters.
         test: how many values the tier `test` takes.
         gate: how many values the tier `gate` takes, those of `test` included; all of them by default.
         name: gives the id of a value; by default pytest chooses the ids.

@@ -69,7 +69,7 @@ def read_all_in_bash(
     Args:
         cases: for each a file, whose folder exists, and a variable of the environment, NAME=VALUE, or "".
         bash: the shell.
-        environment: what the shell gets besides PATH.
+        environment: the variables of the shell, in addition to PATH.
 
     Returns:
         For each case the same as `read_in_python`.

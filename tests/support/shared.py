@@ -19,7 +19,7 @@ FOLDER = pytest.StashKey[Path]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the folder, or take the one that the process which started this worker has made."""
+    """Make the folder, or use the folder of the process that started this worker."""
     worker = getattr(config, "workerinput", None)
     config.stash[FOLDER] = Path(worker["shared"] if worker else tempfile.mkdtemp(prefix="workshop-tests-"))
 
@@ -52,7 +52,7 @@ def worker_sandbox(config: pytest.Config, folder: Path) -> Iterator[Sandbox]:
     with first_one(config.stash[FOLDER], "sandbox-is-up") as first:
         if first:
             of_the_first.up()
-    if first:  # it runs until the other workers have ended, too
+    if first:  # the sandbox runs until all workers have ended
         yield of_the_first
         return
     own = borrow(folder, of_the_first)
@@ -63,11 +63,11 @@ def worker_sandbox(config: pytest.Config, folder: Path) -> Iterator[Sandbox]:
 
 @contextmanager
 def first_one(folder: Path, name: str) -> Iterator[bool]:
-    """Let one worker at a time pass, and tell the first one that it is the first.
+    """Let one worker at a time pass. Yield True for the first worker.
 
     Args:
         folder: the folder that the workers share.
-        name: what is done once.
+        name: a name for the work that one worker does.
 
     Yields:
         True until the body of one worker has ended without an error.
@@ -83,7 +83,7 @@ def once(folder: Path, name: str, make: Callable[[], Any]) -> Any:
 
     Args:
         folder: the folder that the workers share.
-        name: of the value.
+        name: the name of the value.
         make: returns the value, which must survive a round trip through JSON.
     """
     kept = folder / f"{name}.json"

@@ -32,7 +32,7 @@ class Shell:
         self._calls = folder / "calls.jsonl"
         self._answers = folder / "answers"
         self._answers.mkdir()
-        self.provide("python3", Path(sys._base_executable))  # what is on PATH may be a script that looks for others
+        self.provide("python3", Path(sys._base_executable))  # python3 on PATH may be a script that needs other programs
         for name in SYSTEM_PROGRAMS:
             self.provide(name)
         self.environment = os.environ | {"PATH": str(self.programs), "HOME": str(folder)}
@@ -51,7 +51,7 @@ class Shell:
         """Put a recorder on PATH under the name of a program.
 
         Args:
-            name: of the program.
+            name: the name of the program.
             answers: for each a regular expression, which is searched in the words of a call joined by spaces; what the
                 program then prints; and its exit status (0 if left out). The first that fits is taken; a call that
                 none fits prints nothing and succeeds.
@@ -63,7 +63,7 @@ class Shell:
             f"#!{sys._base_executable} -IS\n"  # the path of the environment's own Python may hold a space
             "import json, re, select, sys\n"
             f"name, answers, calls = {name!r}, {str(self._answers / (name + '.json'))!r}, {str(self._calls)!r}\n"
-            # Read what is sent to it. A terminal, or a pipe that nobody writes to, is left alone.
+            # Read standard input. A terminal, or a pipe that nobody writes to, is left alone.
             "ready = select.select([sys.stdin], [], [], 0.2)[0] and not sys.stdin.isatty()\n"
             "given = sys.stdin.read() if ready else ''\n"
             "with open(calls, 'a') as file:\n"
@@ -99,7 +99,7 @@ class Shell:
 
         Args:
             script: its name in `scripts/`. A Python script is called by its own first line.
-            arguments: as they are typed.
+            arguments: the arguments, as a user types them.
             trace: call it with `bash -x`.
             variables: environment variables of this call. A variable with the value "" is taken away.
         """

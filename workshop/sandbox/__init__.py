@@ -110,7 +110,7 @@ class Sandbox:
         self._forbid_kubectl()
 
     def down(self) -> list[str]:
-        """Stop every server, and return the names of those that ran. Their data stay."""
+        """Stop every server, and return the names of the servers that ran. Their data stay."""
         return self._supervisor(Identity.new()).down()
 
     def reset(self) -> None:
@@ -137,7 +137,7 @@ class Sandbox:
         """Return the variables that point any AWS or Kubeflow client at this sandbox.
 
         Returns:
-            Value by name; None where a variable must be unset, so that nothing real is used by accident.
+            Value by name; None where a variable must be unset, so that no client uses a real account by accident.
 
         Raises:
             SandboxError: the sandbox is not up.

@@ -26,7 +26,7 @@ CLUSTER = "kubeflow-demo"
 NODE_GROUP = "kubeflow-demo-nodes"
 NODE_ROLE = "kubeflow-demo-node"
 CLUSTER_ROLE = "kubeflow-demo-cluster"
-# The policies that eksctl attaches to a node role, without the one for pulling from ECR: lesson 02 attaches that one.
+# The policies that eksctl attaches to a node role, without the policy for pulling from ECR, which lesson 02 attaches.
 NODE_POLICIES = ("AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy")
 TAGS = {"project": "first-kubeflow-pipeline"}
 READING = ("Get", "List", "Describe", "BatchGet", "Head", "Simulate")
@@ -36,7 +36,7 @@ class AwsAccount(Server):
     """moto's server, on loopback, with AWS's managed policies loaded.
 
     Args:
-        directory: where the recording of the account's history is kept.
+        directory: the folder of the recording of requests.
     """
 
     name = "aws-account"
@@ -116,7 +116,7 @@ def has_cluster(address: str) -> bool:
     """Tell whether the account has the cluster of lesson 01, with its node group.
 
     Args:
-        address: of the account, such as `http://127.0.0.1:5005`.
+        address: the address of the account, such as `http://127.0.0.1:5005`.
     """
     # moto finds the service in this part of a signature. Importing boto3 would take longer than the request.
     scope = {"Authorization": f"AWS4-HMAC-SHA256 Credential=seed/20260101/{REGION}/eks/aws4_request"}
@@ -134,7 +134,7 @@ def make_cluster(address: str) -> None:
     """Make the missing parts of the EKS cluster of lesson 01. Its node role may do everything but pull from ECR.
 
     Args:
-        address: of the account, such as `http://127.0.0.1:5005`.
+        address: the address of the account, such as `http://127.0.0.1:5005`.
     """
     session = _session_without_settings()
     iam, eks = (session.client(service, endpoint_url=address) for service in ("iam", "eks"))

@@ -132,7 +132,8 @@ def _try_lock(file: IO) -> bool:
 
 
 def _make(folder: Path, lock: int) -> None:
-    """Make an environment in its final folder, because its scripts hold its path; delete those that it replaces."""
+    """Make an environment in its final folder, because its scripts hold its path; delete the environments that it
+    replaces."""
     print(
         "making .component, in which the sandbox runs tasks (0.5 GB on disk; a minute or more when its packages are "
         "not in the cache yet)",

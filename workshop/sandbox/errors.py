@@ -6,7 +6,7 @@ from workshop.errors import WorkshopError
 
 
 class SandboxError(WorkshopError):
-    """The sandbox could not do what was asked."""
+    """The sandbox cannot do the requested work."""
 
 
 def cannot_write(directory: Path, error: OSError) -> SandboxError:

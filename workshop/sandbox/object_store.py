@@ -19,7 +19,7 @@ class ObjectStore(Server):
     """SeaweedFS with its S3 gateway, on loopback, open to one pair of keys.
 
     Args:
-        directory: where objects are kept.
+        directory: the folder of the objects.
         access_key: the key id that may do everything.
         secret_key: its secret. SeaweedFS reads it from a file that only this user can read.
         encryption_key: 64 hexadecimal digits. With this key, S3 encrypts the keys of encrypted objects.

@@ -80,7 +80,7 @@ def start_mark(pid: int) -> str:
 
 
 def is_running(pid: int, started: str) -> bool:
-    """Tell whether a process runs: the one that had this start mark, not a later one with the same PID.
+    """Tell whether a process runs: the process with this start mark, not a later process with the same PID.
 
     Args:
         pid: the process.
@@ -95,7 +95,8 @@ def find(belongs: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
     """Return the running processes of this machine that belong together.
 
     Args:
-        belongs: tells whether a process belongs to them. An error of the system counts as no: the process is another
+        belongs: tells whether a process belongs to them. An error of the system means that the process does not
+        belong to them: the process is another
             user's, or has just ended.
     """
     found = []
@@ -116,13 +117,13 @@ def has_mark(process: psutil.Process, variable: str, value: str) -> bool:
 
 
 def end(find_processes: Callable[[], list[psutil.Process]], patience: float = 0) -> None:
-    """End processes: ask each to end, wait, and kill those that are left.
+    """End processes: ask each process to end, wait, and kill the remaining processes.
 
     The search for processes is repeated, because a process may start another one before it ends. Their exit codes
     stay available to their parents. A zombie counts as ended.
 
     Args:
-        find_processes: returns those that still run.
+        find_processes: returns the processes that still run.
         patience: seconds between the request and the kill; 0 kills at once.
     """
     seen: set[psutil.Process] = set()

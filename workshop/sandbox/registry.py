@@ -28,7 +28,7 @@ class Registry(Server):
     no registry.
 
     Args:
-        directory: where images are kept.
+        directory: the folder of the images.
     """
 
     name = "registry"

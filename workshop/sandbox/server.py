@@ -19,7 +19,7 @@ class Record:
     Attributes:
         pid: process id.
         started: the process's start mark, from `processes.start_mark`.
-        ports: port number by its role; the first role is the one that clients talk to.
+        ports: port number by its role; clients use the port of the first role.
         keys: which keys it was started with.
         seeded: whether the server has the contents that lessons expect.
         temporary: folder for its temporary files.
@@ -52,7 +52,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> "Record | None":
-        """Read a record; a missing or damaged file counts as none."""
+        """Read a record; return None if the file is missing or damaged."""
         try:
             return cls(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
@@ -72,7 +72,7 @@ class Server(abc.ABC):
 
     name: ClassVar[str]
     stands_for: str
-    # Port by role; 0 means any free port. The first is the one that clients talk to.
+    # Port by role; 0 means any free port. Clients use the port of the first role.
     usual_ports: ClassVar[dict[str, int]]
     # A server with two ports for each role uses a second port at this distance above the first.
     second_port_above: ClassVar[int] = 0

@@ -64,7 +64,7 @@ class Supervisor:
         return running
 
     def down(self) -> list[str]:
-        """Stop every server of this sandbox, recorded or not, and return the names of those that ran."""
+        """Stop every server of this sandbox, recorded or not, and return the names of the servers that ran."""
         with self.locked():
             return self._stop(*self.servers)
 
@@ -150,7 +150,7 @@ class Supervisor:
         return {name: record for name, record in records.items() if record}
 
     def _start(self, server: Server) -> Record:
-        """Start one server on its old ports, on its usual ones, or on free ones, in that order of preference."""
+        """Start one server on its old ports, else on its usual ports, else on free ports."""
         self._stop(server, at_once=True)
         server.directory.mkdir(parents=True, exist_ok=True)
         ports = processes.choose_ports(server.usual_ports | self._old_ports(server), server.second_port_above)
@@ -165,7 +165,7 @@ class Supervisor:
     def _await_ready(self, server: Server, record: Record) -> None:
         for attempt in range(START_ATTEMPTS):
             if attempt:
-                # Another program took the port after it was found free: our server ended, or the other one answers.
+                # Another program took the port after it was found free: our server ended, or the other program answers.
                 self._record_path(server).unlink(missing_ok=True)
                 record = self._start(server)
             answers = _answers(server, record, READY_WITHIN_SECONDS)
@@ -197,14 +197,14 @@ class Supervisor:
         """Stop an unusable server, and return the error that gives the reason."""
         log = self.log(server, 15)
         self._stop(server)
-        reason = full_disk(self.directory) or "Mend what the log names, then start again: workshop sandbox up"
+        reason = full_disk(self.directory) or "Correct the error that the log shows, then start again: workshop sandbox up"
         return SandboxError(
             f"the sandbox's {server.name} {what}. The end of its log ({self._log_path(server)}):\n{log or '(empty)'}\n"
             f"{reason}"
         )
 
     def _stop(self, *servers: Server, at_once: bool = False) -> list[str]:
-        """Stop servers and return the names of those that ran."""
+        """Stop servers and return the names of the servers that ran."""
         stopped = []
         for server in servers:
             record = Record.read(self._record_path(server))

@@ -29,7 +29,7 @@ MAX_INTERVAL = 100 * 366 * 24 * 3600
 
 
 def cron_problem(cron: str) -> str:
-    """Return what is wrong with a cron expression; "" if it is valid."""
+    """Return the error in a cron expression; "" if the expression is valid."""
     if cron.startswith("@every "):
         return "" if _every(cron) else "@every needs a duration like 1h30m"
     fields = ALIASES.get(cron, cron).split()

@@ -1,4 +1,4 @@
-"""Defines the nodes of a run, and what they may ask of the run.
+"""Defines the nodes of a run, and the methods of the run that nodes may call.
 
 All nodes live in one thread, the run's event loop. Their state therefore needs no locks. Only the work of a task
 happens in other threads; `run.Run` brings its result back to the event loop.
@@ -41,7 +41,7 @@ class Executable(Protocol):
 
 
 class Runtime(Protocol):
-    """What a node may ask of its run.
+    """The methods of a run that its nodes may call.
 
     Attributes:
         job: the run.
