@@ -71,7 +71,7 @@ def measure(server: Server, tell: Callable[[str], None]) -> dict[str, dict[int, 
 
 
 def _pattern(server: Server) -> str:
-    """Execute one run, for real copies of it in the database; return its id."""
+    """Execute one run, the original of the copies in the database; return its id."""
     run_id = server.call("POST", "/runs", run_of(zero_work.one))["run_id"]
     server.await_end(run_id, "SUCCEEDED")
     return run_id
@@ -79,11 +79,11 @@ def _pattern(server: Server) -> str:
 
 @contextmanager
 def _cores_taken(server: Server) -> Iterator[None]:
-    """Fill all places for runs with sleeping ones: the runs created meanwhile wait, and take no CPU."""
+    """Fill all places for runs with sleeping runs. Further runs then wait and use no CPU."""
     sleeping = [server.call("POST", "/runs", run_of(zero_work.long))["run_id"] for _ in range(cores())]
     for run_id in sleeping:
         server.await_task(run_id)
-    time.sleep(1)  # until their tasks have imported their packages
+    time.sleep(1)  # wait until the tasks have imported their packages
     yield
     for run_id in sleeping:
         server.call("POST", f"/runs/{run_id}:terminate")

@@ -1,6 +1,7 @@
 """Measures the two components of the series beside other ways to do the same, on a fresh sandbox: `make bench`.
 
-Every way does the same work on the same S3, in its own process, in turns. The result is the ratios within a turn. The
+Every way does the same work on the same S3, in its own process, in turns. Compare the ways by the ratios of their
+times within one turn. The
 benchmark prints tables, and writes them with a picture to `benchmarks/results`. It fails only when something does not
 work. `python -m benchmarks.data_path SIZE...` measures only some sizes, such as 0.25.
 """
@@ -59,7 +60,8 @@ it. No figure is a promise, and no test asserts one.
 The data are copies of the flights of the series. The zips are deflated at the default level of `zip`. Each way runs \
 in its own process, in turns; the seconds are without the imports. The factors are medians of the ratios within a \
 turn. Memory is the peak of the process, or of the largest process that it started. CPU seconds are those of the way \
-and those of S3 meanwhile. The second factor compares the sums of both; other load on the machine changes it less.
+and those of S3 during that time. The second factor compares the sums of both; other load on the machine changes it
+less.
 
 SeaweedFS compresses objects with the content type of a text, such as CSV files. `unzip_func` uploads its files and \
 parts as plain bytes, so SeaweedFS does not compress them. That is a part of its lead over the floor. S3 of AWS \
@@ -103,7 +105,7 @@ class Taken:
         cpu: the CPU seconds of the process and its children.
         megabytes: the peak memory.
         output: the text that the way printed.
-        server_cpu: the CPU seconds of S3 meanwhile.
+        server_cpu: the CPU seconds of S3 during that time.
     """
 
     seconds: float

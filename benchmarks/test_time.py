@@ -18,7 +18,7 @@ from benchmarks.server import BenchmarkError
 from workshop.project import ROOT
 
 DEFAULT_REVISION = "cbbd6da"
-# An active environment must not take the place of the one that each folder makes.
+# An active environment must not replace the environment of each folder.
 ENVIRONMENT_VARIABLES = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME", "MAKEFLAGS", "MAKELEVEL")
 
 

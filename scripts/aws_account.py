@@ -1,4 +1,4 @@
-"""The AWS account as `clean_up.py` sees it: what the project has there, and the steps that delete it."""
+"""The project's resources in the AWS account, and the steps by which `clean_up.py` deletes them."""
 
 import json
 import os
@@ -49,11 +49,11 @@ CREDENTIAL_ERRORS = (
 
 @dataclass(frozen=True)
 class Item:
-    """One thing of the project in the account.
+    """One resource of the project in the account.
 
     Attributes:
         kind: such as "volume".
-        name: by which AWS knows it.
+        name: its name at AWS.
         what: text for the reader.
         price: name of its price in `deploy/prices.json`, or "" when AWS does not bill it.
         quantity: hours or GB-months are billed times this number.
@@ -69,7 +69,7 @@ class Item:
 
 
 class Account:
-    """An AWS account and region, and what the project has there.
+    """An AWS account and region, with the project's resources in them.
 
     Args:
         settings: names of cluster, repository and bucket.
@@ -88,10 +88,10 @@ class Account:
             raise NoRegionError
         self.number = self._client("sts").get_caller_identity()["Account"]
 
-    # ---- what is there
+    # ---- the resources
 
     def find(self) -> list[Item]:
-        """Ask AWS for everything of the project, at the same time, because each answer takes a moment.
+        """Ask AWS for all resources of the project at the same time, because each answer takes a moment.
 
         Returns:
             The items, in the order in which they are shown.
@@ -133,7 +133,7 @@ class Account:
         ]
 
     def _find_associations(self) -> list[Item]:
-        """Find what `grant_s3_access.sh` made. Other associations go with the cluster."""
+        """Find the resources that `grant_s3_access.sh` made. Other associations go with the cluster."""
         try:
             found = self._list(
                 "eks",
@@ -169,11 +169,11 @@ class Account:
         return items
 
     def _find_stacks(self) -> list[Item]:
-        """Find the CloudFormation stacks of eksctl. After an interruption, they may be all that is left."""
+        """Find the CloudFormation stacks of eksctl. After an interruption, only these stacks may be left."""
         wanted = {"Key": EKSCTL_TAG, "Value": self._cluster}
         stacks = self._list("cloudformation", "describe_stacks", "Stacks")
         names = [stack["StackName"] for stack in stacks if wanted in stack.get("Tags", [])]
-        # The cluster's own stack holds the network of the others, so it goes last.
+        # The cluster's own stack holds the network of the other stacks, so eksctl deletes this stack last.
         names.sort(key=lambda name: name.endswith("-cluster"))
         return [
             Item("stack", name, f"CloudFormation stack {name}", "", 0, partial(self._delete_stack, name))
@@ -336,7 +336,7 @@ class Account:
                 items.append(Item("OIDC provider", arn, f"OIDC provider {name}", "", 0, partial(iter, [step])))
         return items
 
-    # ---- how it is deleted
+    # ---- the deletions
 
     def _delete_cluster_with_eksctl(self) -> Iterator[Step]:
         # Nothing in the cluster has to survive, so eksctl need not wait for pods that may not be evicted.
@@ -345,7 +345,7 @@ class Account:
         yield Step(command, partial(self._run_eksctl, command), after=f"deleted the cluster {self._cluster}")
 
     def _run_eksctl(self, command: tuple[str, ...]) -> str | None:
-        """Run eksctl. When it fails but the cluster is gone, its network is left, and later steps delete that."""
+        """Run eksctl. If eksctl fails after the cluster is gone, later steps delete the cluster's network."""
         if subprocess.run(command).returncode == 0:
             return None
         try:
@@ -383,7 +383,7 @@ class Account:
             {"Name": "group-name", "Values": ["k8s-*"]},
         ]
         for group in self._list("ec2", "describe_security_groups", "SecurityGroups", Filters=filters):
-            # A group in use stays, and so does its stack, which is then named.
+            # A security group in use stays, and so does its stack. The script then names the stack.
             yield self._step("ec2", "DeleteSecurityGroup", GroupId=group["GroupId"], may_fail=True)
 
     def _delete_stack(self, name: str) -> Iterator[Step]:
@@ -408,14 +408,15 @@ class Account:
         yield self._step("ec2", "DeleteVolume", VolumeId=name, after=f"deleted the disk {name}")
 
     def _delete_bucket(self, name: str) -> Iterator[Step]:
-        """Delete a bucket. S3 deletes only an empty one, so all versions and unfinished uploads go first."""
+        """Delete a bucket. S3 deletes only an empty bucket, so all versions and unfinished uploads go first."""
         has_versions = "Status" in self._client("s3").get_bucket_versioning(Bucket=name)
         objects = []
         for key in ("Versions", "DeleteMarkers"):
             for version in self._list("s3", "list_object_versions", key, Bucket=name):
                 marked = {"Key": version["Key"]}
-                # A bucket without versions knows no version "null". With versions, an object without one must be
-                # named so, or the bucket keeps it and only notes a deletion.
+                # A bucket without versioning refuses the version "null". With versioning, an object without a
+                # version has the version "null". Without this name, S3 keeps the object and only adds a delete
+                # marker.
                 if has_versions or version.get("VersionId", "null") != "null":
                     marked["VersionId"] = version["VersionId"]
                 objects.append(marked)
@@ -455,7 +456,7 @@ class Account:
         check: Callable[[Any], None] | None = None,
         **parameters: Any,
     ) -> Step:
-        """Return a step that calls an operation of AWS. What is gone already needs no deletion."""
+        """Return a step that calls an operation of AWS. A resource that does not exist needs no deletion."""
 
         def run() -> None:
             try:
@@ -477,7 +478,7 @@ class Account:
         return Step(aws_command(service, *words, parameters=parameters), run, after=after)
 
     def _list(self, service: str, operation: str, key: str, **parameters: Any) -> list[Any]:
-        """Return what AWS lists, page by page where it has pages."""
+        """Return the items of a list call to AWS, from all pages."""
         client = self._client(service)
         if client.can_paginate(operation):
             answers = client.get_paginator(operation).paginate(**parameters)
@@ -543,7 +544,7 @@ def no_object_is_left(answer: Any) -> None:
 
 
 def is_gone(error: ClientError) -> bool:
-    """Tell whether AWS says that a thing does not exist."""
+    """Tell whether an error of AWS means that a resource does not exist."""
     code = error.response["Error"]["Code"]
     return "NotFound" in code or code.startswith("NoSuch") or code == "404"
 

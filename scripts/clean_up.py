@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Deletes what the other scripts made, and checks that nothing billed is left."""
+"""Deletes the resources that the other scripts made, and checks that nothing billed is left."""
 
 import argparse
 import json
@@ -39,7 +39,7 @@ settings, from the environment or settings.env:
 
 exit status: 0 done or shown, 1 failed or something billed is left, 2 wrong usage, 3 a tool or credentials are missing
 """
-# What uses a thing is deleted before that thing.
+# The script deletes a resource before the resources that it uses.
 BEFORE_NETWORK = ("load balancer",)
 AFTER_NETWORK = ("stack", "NAT gateway", "address", "volume", "logs", "repository", "bucket", "role", "OIDC provider")
 CLUSTERS = ("cluster", "eksctl cluster")
@@ -70,7 +70,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=ABOUT, epilog=ENDING, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--yes", action="store_true", help="delete what is shown")
+    parser.add_argument("--yes", action="store_true", help="delete the listed resources")
     parser.add_argument(
         "--bucket",
         metavar="NAME",
@@ -149,9 +149,9 @@ def clean_up_aws(account: Account, arguments: argparse.Namespace) -> None:
 
 
 def deletion(account: Account, found: list[Item], *, is_dry_run: bool) -> Iterator[Step]:
-    """Yield every step that deletes what was found, in an order that AWS accepts.
+    """Yield every step that deletes a found resource, in an order that AWS accepts.
 
-    In a dry run the cluster still exists, so AWS cannot tell what the cluster will leave behind.
+    In a dry run the cluster still exists, so AWS cannot list the resources that stay after its deletion.
     """
     yield from steps_of(found, "association", "node group", *CLUSTERS)
     if not is_dry_run and any(item.kind in CLUSTERS for item in found):
@@ -195,7 +195,7 @@ def amount(item: Item, cost: float | None) -> str:
 
 
 def price_per_month(prices: dict[str, Any], item: Item) -> float | None:
-    """Return what an item costs in USD a month, or None when the price is not known."""
+    """Return the price of an item in USD a month, or None when the price is not known."""
     if not item.price:
         return 0.0
     price = prices["items"].get(item.price)

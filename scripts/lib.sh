@@ -313,7 +313,7 @@ ws_cluster_has() {
 # shellcheck disable=SC2034  # the scripts use the variable
 PROJECT_TAG=Key=project,Value=first-kubeflow-pipeline
 
-# ws_report TEXT: prints a result. A dry run prints TEXT on standard error: its standard output holds only commands.
+# ws_report TEXT: prints a result. A dry run prints TEXT on standard error, because standard output holds only commands.
 ws_report() { if $DRY_RUN; then ws_note "$*"; else ws_print "$*"; fi; }
 
 # ws_report_change TEXT: adds 1 to CHANGES and prints TEXT. A dry run does not print TEXT, because nothing has changed.

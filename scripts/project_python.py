@@ -17,7 +17,7 @@ MISSING = 3
 
 def use_project_python(*packages):
     # type: (str) -> None
-    """Go on in the project's `.venv`; without one, in the Python that runs already.
+    """Continue in the project's `.venv`; without `.venv`, continue in the running Python.
 
     A Kubeflow notebook image and a conda environment have no `.venv`, but their Python has the packages.
 
@@ -28,7 +28,7 @@ def use_project_python(*packages):
         SystemExit: with status 3, when neither Python has the packages.
     """
     wanted = os.access(str(PYTHON), os.X_OK)
-    # -E keeps PYTHONPATH and PYTHONHOME, which belong to another Python, out of the project's.
+    # With -E, the project's Python ignores PYTHONPATH and PYTHONHOME, which belong to another Python.
     if wanted and not (_is_project_python() and sys.flags.ignore_environment):
         os.execv(str(PYTHON), [str(PYTHON), "-E", *sys.argv])
     sys.path.insert(1, str(ROOT))

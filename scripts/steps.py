@@ -46,7 +46,7 @@ def show(steps: Iterable[Step]) -> None:
 
 
 def run(steps: Iterable[Step]) -> None:
-    """Run each step, and tell what was done."""
+    """Run each step, and print its result."""
     for step in steps:
         if step.before:
             say(step.before)

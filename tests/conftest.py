@@ -56,7 +56,7 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def clean_environment(tmp_path, monkeypatch):
-    """Hide the settings of this machine from every test, and undo what the test sets."""
+    """Hide the settings of this machine from every test, and undo the settings that the test makes."""
     before = dict(os.environ)
     path = list(sys.path)
     for name in list(os.environ):
@@ -73,7 +73,7 @@ def clean_environment(tmp_path, monkeypatch):
 
 @pytest.fixture
 def sandbox(clean_environment):
-    """A sandbox of the test's own, not started; deleted after the test."""
+    """The test's own sandbox, not started; deleted after the test."""
     own = Sandbox()
     yield own
     own.reset()
@@ -90,7 +90,7 @@ def shared_sandbox(request, tmp_path_factory):
 
 @pytest.fixture
 def borrowing_sandbox(clean_environment, shared_sandbox):
-    """A sandbox with a Pipelines API of the test's own, not started; S3 and the AWS account are the shared ones."""
+    """A sandbox with the test's own Pipelines API, not started; S3 and the AWS account are the shared ones."""
     from tests.support.shared import borrow
 
     own = borrow(Path(os.environ["WORKSHOP_SANDBOX_DIR"]), shared_sandbox)
@@ -109,7 +109,7 @@ def s3(shared_sandbox):
 
 @pytest.fixture
 def bucket(s3, unique):
-    """An empty bucket of the test's own."""
+    """The test's own empty bucket."""
     s3.create_bucket(Bucket=unique)
     return unique
 

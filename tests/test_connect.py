@@ -1,4 +1,4 @@
-"""`connect()`: which target, what it sets, and what it says when something is missing."""
+"""`connect()`: the choice of a target, the variables that it sets, and its messages about missing settings."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from workshop.settings import SettingsError
 
 @pytest.fixture
 def emulated_aws(shared_sandbox):
-    """Stand in for AWS with the sandbox's emulated account. The target is told nothing else of the sandbox."""
+    """Stand in for AWS with the sandbox's emulated account. The target gets no other setting of the sandbox."""
     environment = shared_sandbox.environment()
     apply({name: environment[name] for name in ("AWS_ENDPOINT_URL", "NO_PROXY", "no_proxy")})  # moto has an S3, too
     apply({"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "a secret that is never shown"})

@@ -107,7 +107,7 @@ def test_tasks_run_with_what_the_component_image_holds_and_nothing_else(capfd):
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """Make environments of one small package, in a folder of the test's own; return that folder."""
+    """Make environments of one small package, in the test's own folder; return that folder."""
     entries = re.split(r"\n(?=[A-Za-z0-9])", component_environment.REQUIREMENTS.read_text())
     requirements = tmp_path / "requirements.txt"
     requirements.write_text(next(entry for entry in entries if entry.startswith("six==")))
@@ -281,7 +281,7 @@ def test_an_old_python_is_named_with_what_to_do(tmp_path):
 
 
 def _pins(path: Path, python: str, machine: str | None = None) -> dict[str, str]:
-    """Return what a lock holds for one Python, by name; on this machine, or on one such as `linux x86_64`."""
+    """Return the packages of a lock for one Python, by name; on this machine, or on one such as `linux x86_64`."""
     environment = default_environment() | {"python_version": python, "python_full_version": f"{python}.9"}
     if machine:
         system, _, processor = machine.partition(" ")

@@ -1,4 +1,5 @@
-"""Machines with odd settings, folders and disks: each is coped with, or named in one line with what to do."""
+"""Machines with odd settings, folders and disks: commands still work, or print the cause and the next step in one
+line."""
 
 import json
 import os
@@ -37,10 +38,10 @@ def run(*command: str | Path, **options) -> subprocess.CompletedProcess:
 
 
 def start(*command: str | Path, **options) -> subprocess.Popen:
-    """Start a command in a session of its own; its standard output and error go to one pipe."""
+    """Start a command in a new session; its standard output and error go to one pipe."""
 
     def take_signals() -> None:
-        # A shell ignores SIGINT for what it runs in the background, and nohup SIGHUP: also when that is a test.
+        # A shell ignores SIGINT for background programs, and nohup ignores SIGHUP. Tests may run in these ways too.
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
 
@@ -80,7 +81,7 @@ def settings_of_a_reader(tmp_path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_the_readers_settings_reach_neither_the_sandbox_nor_a_lesson(sandbox, tmp_path, settings_of_a_reader):
-    # sitecustomize runs before any code of the project. What it does to the first process is beyond reach.
+    # sitecustomize runs before any code of the project. The project cannot undo its effects on the first process.
     (Path(settings_of_a_reader["PYTHONPATH"]) / "sitecustomize.py").write_text(
         "import sys\nsys.from_pythonpath = True\n"
     )
@@ -116,7 +117,7 @@ def test_cells_of_any_kernel_run_without_bash_env_and_with_a_temporary_folder_th
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    """As much of the project as `make` needs to look at its environment, with one that has no packages."""
+    """The files with which `make` checks its environment, and an environment without packages."""
     folder = tmp_path / "erste Übung"
     (folder / "scripts").mkdir(parents=True)
     for name in ("Makefile", MAKE_ENVIRONMENT, "requirements.txt", "pyproject.toml"):

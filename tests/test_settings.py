@@ -1,4 +1,4 @@
-"""One table of settings: both readers agree, and what is generated from the table is up to date."""
+"""One table of settings: both readers agree, and the generated files are up to date."""
 
 import os
 import re

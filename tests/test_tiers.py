@@ -1,4 +1,4 @@
-"""The tiers of the tests: which test runs when, how long lists are sampled, and what the end of a run says."""
+"""The tiers of the tests: which tests run in each tier, the samples of long lists, and the summary of a run."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What makes the lessons run anywhere: targets, the sandbox, and the tools that run and check the lessons."""
+"""The targets, the sandbox, and the tools that run and check the lessons."""
 
 from workshop.connect import Target, connect
 from workshop.errors import WorkshopError

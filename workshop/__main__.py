@@ -1,4 +1,4 @@
-"""Where the command `workshop` begins: `python -m workshop` and the installed script."""
+"""The entry point of the command `workshop`: `python -m workshop` and the installed script."""
 
 import os
 import sys
@@ -7,8 +7,8 @@ from workshop.clean_environment import is_clean, without_python_settings
 
 
 def main() -> None:
-    """Run the command line, with the modules of this environment and no others."""
-    if not is_clean(os.environ):  # PYTHONPATH may name modules that hide those that the command needs
+    """Run the command line with the modules of this environment only."""
+    if not is_clean(os.environ):  # modules on PYTHONPATH may hide modules that the command needs
         command = [sys.executable, "-P", "-m", "workshop", *sys.argv[1:]]
         os.execve(sys.executable, command, without_python_settings(os.environ))
     from workshop.cli import main

@@ -1,7 +1,8 @@
 """Keeps the reader's own settings away from the sandbox and from the lessons.
 
 An AWS profile, a PYTHONPATH, a BASH_ENV or a start-up file changes what programs do. A lesson and a server of the
-sandbox must do the same on every machine. So everything that the project starts gets its environment from here.
+sandbox must do the same on every machine. So this module makes the environment of every process that the project
+starts.
 """
 
 import os
@@ -24,9 +25,10 @@ _NAMES = {
 # These change only how Python encodes text and where it writes compiled files.
 _HARMLESS = {"PYTHONUTF8", "PYTHONIOENCODING", "PYTHONCOERCECLOCALE", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"}
 
-# Settings of AWS and Kubeflow clients. A client of the sandbox must never use those of a real account or cluster.
+# Settings of AWS and Kubeflow clients. A client of the sandbox must never use the settings of a real account or
+# cluster.
 CLIENT_PREFIXES = ("AWS_", "KF_PIPELINES_")
-# A server takes none of these either. SeaweedFS accepts the AWS keys of its environment as keys of its own.
+# Servers must not get these variables either: SeaweedFS would accept AWS keys in its environment as its own keys.
 _SERVER_PREFIXES = (*CLIENT_PREFIXES, "WEED_", "MOTO_")
 # Servers read no file of the reader. ~/.aws/config may even be damaged.
 _NO_AWS_FILES = {
@@ -70,9 +72,9 @@ def without_python_settings(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def clean_cells() -> None:
-    """Keep the reader's settings from what cells of this kernel start, wherever the kernel was started.
+    """Keep the reader's settings away from programs that cells of this kernel start.
 
-    `%%bash` reads BASH_ENV, and `mktemp` fails when TMPDIR is missing, where Python takes another folder.
+    `%%bash` reads BASH_ENV, and `mktemp` fails when TMPDIR does not exist. Python then takes another folder.
     """
     for name in list(os.environ):
         if name in _NAMES - {"PIP_TARGET", "PIP_UPGRADE"} or name.startswith("BASH_FUNC_"):

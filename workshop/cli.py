@@ -20,7 +20,7 @@ Names = Annotated[
 
 
 def main() -> None:
-    """Run the command line. An error that the reader can mend is printed without a traceback."""
+    """Run the command line. An error that the reader can correct is printed without a traceback."""
     try:
         app()
     except KeyboardInterrupt:
@@ -39,7 +39,7 @@ def run(
         list[str] | None, typer.Option("--parameter", "-p", help="NAME=VALUE for the parameters cells; repeatable.")
     ] = None,
 ) -> None:
-    """Run lessons from top to bottom and show what they took."""
+    """Run lessons from top to bottom and print their times."""
     from workshop import supervised
     from workshop.project import BUILD
 
@@ -120,7 +120,7 @@ def up(
         str | None, typer.Option(help="How tasks of pipelines run from now on: subprocess or docker.")
     ] = None,
 ) -> None:
-    """Start what is not running."""
+    """Start every server that is not running."""
     from workshop.sandbox import Sandbox
 
     Sandbox().up(runner)
@@ -138,13 +138,13 @@ def down() -> None:
 
 @sandbox_app.command()
 def status() -> None:
-    """Show each part: whether it answers, its address, and what it replaces."""
+    """Show the state of each part, its address, and the service that it replaces."""
     from rich.console import Console
     from rich.table import Table
 
     from workshop.sandbox import Sandbox
 
-    table = Table("part", "state", "address", "pid", "stands for on a cluster")
+    table = Table("part", "state", "address", "pid", "replaces on a cluster")
     table.columns[2].no_wrap, table.columns[2].min_width = True, len("http://127.0.0.1:65535")
     for server, record, answers in Sandbox().status():
         state = "up" if answers else "does not answer" if record else "down"
@@ -199,7 +199,7 @@ def _name_and_value(text: str) -> tuple[str, str]:
 
 
 def _leave_out_slow_grammar() -> None:
-    """Save the 2 s that `import nbformat` spends on a grammar for international addresses: no notebook holds one.
+    """Save the 2 s that `import nbformat` spends on a grammar for international addresses, which no notebook contains.
 
     jsonschema imports rfc3987_syntax when it is installed, and leaves out that one check when it is not.
     """
@@ -208,7 +208,7 @@ def _leave_out_slow_grammar() -> None:
 
 
 def _start_sandbox_meanwhile() -> "Future[None] | None":
-    """Start the sandbox in the background, if it is the target: importing papermill takes as long."""
+    """If the sandbox is the target, start it while this process imports papermill: each takes about as long."""
     from workshop import settings
     from workshop.connect import target_name
     from workshop.sandbox import Sandbox

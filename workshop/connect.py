@@ -74,7 +74,8 @@ def connect() -> Target:
     and the sandbox elsewhere. `connect()` starts the sandbox if it is not running.
 
     Returns:
-        The target. Lessons take its bucket, region, cluster and repository where their own parameters are empty.
+        The target. Lessons use the target's bucket, region, cluster and repository where their own parameters are
+        empty.
 
     Raises:
         workshop.settings.SettingsError: a setting has a value that its rule refuses.
@@ -145,7 +146,7 @@ def _connect_cluster(name: str, settings: Settings) -> Target:
     if settings.registry:
         os.environ["REGISTRY"] = settings.registry
     _check_credentials(name)
-    # A kind cluster with an S3 of its own needs no AWS account.
+    # A kind cluster with its own S3 needs no AWS account.
     account = "" if name == "kind" and settings.aws_endpoint_url_s3 else _account()
     if account and not settings.registry:
         os.environ["REGISTRY"] = f"{account}.dkr.ecr.{region}.amazonaws.com"
@@ -179,7 +180,7 @@ def _check_cluster_settings(name: str, settings: Settings, region: str) -> None:
     if missing:
         listed = "\n".join(f"  {line}" for line in missing)
         raise TargetError(f"the target {name!r} needs, as environment variables or in settings.env:\n{listed}")
-    table()["AWS_DEFAULT_REGION"].check(region)  # it may come from the AWS profile
+    table()["AWS_DEFAULT_REGION"].check(region)  # the region may come from the AWS profile
 
 
 def _without_password(url: str) -> str:
@@ -204,7 +205,7 @@ def _check_credentials(name: str) -> None:
 
 
 def _account() -> str:
-    """Return the number of the AWS account. STS answers this call to every identity, whatever its rights."""
+    """Return the number of the AWS account. STS allows this call to every identity."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
@@ -293,7 +294,8 @@ def _avoid_spaces_in_the_path_of_python() -> None:
 
 
 def _put_own_programs_on_path() -> None:
-    """Put `kfp`, `aws` and the scripts on PATH: `%%bash` cells need them, also when no environment is activated."""
+    """Put `kfp`, `aws` and the scripts on PATH: `%%bash` cells need these programs, also when no environment is
+    activated."""
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     own = [folder for folder in (str(Path(sys.executable).parent), str(ROOT / "scripts")) if folder not in path]
     os.environ["PATH"] = os.pathsep.join([*own, *path])

@@ -23,7 +23,8 @@ def flights_zip(path: Path | None = None) -> Path:
     """Make the zip of the flights if it does not exist (31 MB of CSV files, 9 MB packed, about 2 s).
 
     Args:
-        path: of the zip. Without it: `nycflights13.zip` in the folder `WORKSHOP_DATA`, or in `data/` of the project.
+        path: the path of the zip. By default: `nycflights13.zip` in the folder `WORKSHOP_DATA`, or in `data/` of
+        the project.
 
     Returns:
         The path of the zip.

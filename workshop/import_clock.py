@@ -29,7 +29,7 @@ class _Clock:
         self._inside = False
 
     def timed_import(self, *arguments: Any, **options: Any) -> Any:
-        if self._inside:  # a part of an import whose time runs already
+        if self._inside:  # the outer import measures this time too
             return self._real_import(*arguments, **options)
         self._inside = True
         started = time.perf_counter()

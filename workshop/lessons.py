@@ -31,7 +31,7 @@ from workshop.supervised import cannot_write
 from workshop.toc import Lesson
 
 SKIP = "skipped:"
-# The secret in the address of the sandbox's Pipelines API. Links that kfp shows contain it.
+# The secret in the address of the sandbox's Pipelines API. Links that kfp shows contain the secret.
 SECRET_PATH = re.compile(r"(?<=127\.0\.0\.1:)(\d+)/[0-9a-f]{32}(?=/)")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 CELL_WITHIN_SECONDS = 1800  # on a real target, a cell may wait for a cluster
@@ -67,7 +67,8 @@ def run(
     Args:
         lessons: the lessons, in the order in which they run.
         output: folder for the executed notebooks and the files that they make.
-        parameters: values for the lessons' parameters cells. A lesson gets those that its cell has.
+        parameters: values for the lessons' parameters cells. A lesson gets only the values that its parameters cell
+        names.
 
     Returns:
         A `Result` for each lesson.
@@ -103,7 +104,7 @@ def run_one(
     """
     target = output / lesson.path.name
     known = papermill.inspect_notebook(str(lesson.path))
-    target.unlink(missing_ok=True)  # the result of an earlier run must not be taken for this one's
+    target.unlink(missing_ok=True)  # the notebook of an earlier run must not look like the result of this run
     error, died = "", False
     begun = time.monotonic()
     with _import_clock() as clock:
@@ -166,14 +167,14 @@ def store_outputs(lessons: list[Lesson]) -> None:
 
 
 def _full_disk(output: Path) -> str:
-    """Return a sentence that names a full disk: few of the errors that it causes do."""
+    """Return a sentence about a full disk, because few errors of a full disk name the cause."""
     sandbox = sandbox_directory()
     return full_disk(output) or (full_disk(sandbox) if sandbox.exists() else "")
 
 
 @contextmanager
 def fresh_sandbox() -> Iterator[Path]:
-    """Give everything that is started inside a fresh working folder and a fresh sandbox; delete both afterwards."""
+    """Run the block with a fresh working folder and a fresh sandbox; delete both afterwards."""
     before = {
         name: os.environ.get(name)
         for name in ("WORKSHOP_TARGET", "WORKSHOP_SANDBOX_DIR", "WORKSHOP_BUCKET", "WORKSHOP_SETTINGS")
@@ -243,7 +244,7 @@ def _skips(cells) -> Iterator[str]:
 
 
 def _spent(cells, notebook, seconds: float, imports: float) -> dict[str, float]:
-    """Return the seconds of a lesson by what took them."""
+    """Return the seconds of a lesson, by part."""
     first = min((_time(cell.metadata.papermill.start_time) for cell in notebook.cells if _started(cell)), default=None)
     kernel = first - _time(notebook.metadata.papermill.start_time) if first else 0.0
     work = sum(cell.metadata.papermill.duration for cell in cells) - imports
@@ -260,7 +261,7 @@ def _time(text: str) -> float:
 
 @contextmanager
 def _import_clock() -> Iterator[Path]:
-    """Return a file. A kernel that is started inside writes the seconds of its imports to it."""
+    """Return a file. A kernel that starts inside the block writes the seconds of its imports to the file."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "seconds")
         file.write_text("0")

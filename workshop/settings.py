@@ -3,13 +3,13 @@
 `settings.tsv` holds every setting: its name, default, rules and meaning. A value comes from the environment, else from
 `settings.env` in the project folder, else from the default. An empty value counts as not set.
 
-`settings.env` has a small grammar of its own, because bash must read exactly what Python reads. The grammars of dotenv
+`settings.env` has its own small grammar, because bash must read exactly what Python reads. The grammars of dotenv
 packages (escapes, expansion of variables, values of several lines) cannot be matched in bash 3.2.
 
 - A line is empty, or a comment that begins with `#`, or `NAME=VALUE`. Blanks around the line and after `=` are ignored.
-- A value may stand in single or double quotes. Without quotes, it ends before a `#` that follows a blank.
-- Nothing is expanded: `$`, backslashes and backticks stand for themselves.
-- A name may stand in the file once. Control characters are refused. A line may end with CR LF.
+- A value may be in single or double quotes. Without quotes, it ends before a `#` that follows a blank.
+- Nothing is expanded: `$`, backslashes and backticks have no special meaning.
+- A name may occur once in the file. Control characters are refused. A line may end with CR LF.
 
 This module imports only the standard library, because every command reads the settings first.
 """
@@ -44,7 +44,7 @@ class Setting:
     """One row of the table.
 
     Attributes:
-        name: of the environment variable, and in `settings.env`.
+        name: the name in the environment and in `settings.env`.
         group: heading under which the template and the docs show the setting.
         in_file: whether `settings.env` may hold it; otherwise it is taken from the environment alone.
         default: value when none is set, or "".
@@ -77,7 +77,7 @@ class Setting:
         """Return the value if its rule accepts it.
 
         Args:
-            value: as it was set.
+            value: the value, as the user has set it.
             where: file and line, such as `settings.env, line 3`, or "" for the environment.
 
         Raises:
@@ -94,7 +94,7 @@ class Setting:
 class Settings:
     """The value of every setting; "" where none is set and there is no default.
 
-    The attributes are the names of the table in lower case. Their meaning stands in `docs/settings.md`.
+    The attributes are the names of the table in lower case. `docs/settings.md` describes them.
     """
 
     workshop_target: str
@@ -147,7 +147,7 @@ def read() -> Settings:
     """
     file = settings_file()
     from_file = _read_file(file)
-    if os.environ.get(CONNECTED) == "sandbox":  # the sandbox has keys of its own, and no profiles
+    if os.environ.get(CONNECTED) == "sandbox":  # the sandbox has its own keys, and no profiles
         from_file.pop("AWS_PROFILE", None)
     environment = dict(os.environ)
     environment["AWS_DEFAULT_REGION"] = environment.get("AWS_DEFAULT_REGION") or environment.get("AWS_REGION", "")
@@ -241,7 +241,7 @@ def _value(
 
 
 def _read_file(file: Path) -> dict[str, tuple[str, int]]:
-    """Return value and line number by name."""
+    """Return the value and the line number of each setting, by name."""
     try:
         # As in os.environ, bytes that are not UTF-8 are kept: a path may hold them.
         text = file.read_bytes().decode("utf-8", "surrogateescape")

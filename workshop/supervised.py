@@ -1,8 +1,8 @@
-"""Runs a `workshop` command as a child process, and leaves nothing of it behind.
+"""Runs a `workshop` command as a child process, and leaves no process or temporary file behind.
 
-Lessons start kernels, and kernels start programs. A signal that ends only the command would leave them running, with
-their sockets and temporary files. So the command that the reader types starts itself a second time, in a session of
-its own, and waits. When it receives a signal, it ends every process that carries the child's mark.
+Lessons start kernels, and kernels start programs. A signal that ends only the command would leave kernels and
+programs running, with sockets and temporary files. So the command that the reader types starts itself a second
+time, in a new session, and waits. When it receives a signal, it ends every process that carries the child's mark.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ from workshop.sandbox import processes
 from workshop.sandbox.files import make_temporary_folder
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Programs of a lesson may finish what they do; then they are killed.
+# Programs of a lesson get this many seconds to finish; then they are killed.
 PATIENCE_SECONDS = 2
 
 
@@ -44,9 +44,9 @@ def is_child() -> bool:
 
 
 def run_again(output: Path | None = None) -> int:
-    """Run this very command as a child and wait for it.
+    """Run the current command again as a child process, and wait for its end.
 
-    The child gets a clean environment and a temporary folder of its own, which is deleted afterwards.
+    The child gets a clean environment and its own temporary folder, which is deleted afterwards.
 
     Args:
         output: folder that only one such command may use at a time.
@@ -86,7 +86,7 @@ def _wait_for_child(mark: str, temporary: Path, lock: list[int]) -> int:
     finally:
         for number in SIGNALS:  # a second signal must not leave half of the processes
             signal.signal(number, signal.SIG_IGN)
-        child.kill()  # before its kernels, so that it reports no dead kernel and starts no next lesson
+        child.kill()  # before its kernels; otherwise the child would report a dead kernel or start the next lesson
         child.wait()
         processes.end(lambda: processes.find(partial(_is_marked, mark)), PATIENCE_SECONDS)
 
@@ -137,7 +137,7 @@ def _is_held(output: Path, lock: IO[str]) -> WorkshopError:
     try:
         holder = json.loads(lock.read())
         who, end = f"PID {holder['pid']}, since {holder['since']}", f"end it (kill {holder['pid']})"
-    except (ValueError, KeyError, TypeError):  # it has the lock, and has not written yet
+    except (ValueError, KeyError, TypeError):  # the other command holds the lock but has not written its PID yet
         who, end = "another `workshop run`", "end it"
     return WorkshopError(
         f"lessons already run in {output} ({who}). Wait until they have ended, {end}, or choose another folder: "
@@ -150,7 +150,7 @@ def cannot_write(output: Path, error: OSError) -> WorkshopError:
 
     Args:
         output: the folder.
-        error: what the system said.
+        error: the error of the system.
     """
     reason = error.strerror or "some files cannot be written"
     return WorkshopError(

@@ -24,7 +24,7 @@ class Lesson:
     """One line of the table of contents.
 
     Attributes:
-        name: the notebook's file name without its ending, such as `03_reach_s3`.
+        name: the notebook's file name without `.ipynb`, such as `03_reach_s3`.
         title: its heading.
         minutes: time that a reader needs.
         outcome: what the reader can do after the lesson.

@@ -5,7 +5,7 @@ import re
 
 # The number of rows that must agree on a separator.
 SAMPLED_ROWS = 20
-# If two separators fit as well, the first one is used.
+# If two separators fit equally well, the first one is used.
 SEPARATORS = ",;\t|"
 BYTE_ORDER_MARKS = {
     b"\xef\xbb\xbf": "utf-8-sig",
@@ -53,7 +53,7 @@ def checked_encoding(encoding: str) -> str:
 
 
 def detect_encoding(sample: bytes) -> str:
-    """Return the encoding of a file that begins so; "" if the file is not text.
+    """Return the encoding of a file that begins with these bytes; "" if the file is not text.
 
     ASCII bytes count as UTF-8; a later part of the file may show another encoding.
     """
@@ -69,7 +69,7 @@ def detect_encoding(sample: bytes) -> str:
 
 
 def is_mostly_utf_8(text: bytes) -> bool:
-    """Return True if more characters beyond ASCII are UTF-8 than are bytes of another encoding."""
+    """Return True if the bytes hold more UTF-8 characters beyond ASCII than bytes of another encoding."""
     return len(UTF_8_CHARACTER.findall(text)) > len(HIGH_BYTE.findall(UTF_8_CHARACTER.sub(b"", text)))
 
 
@@ -92,7 +92,8 @@ def first_rows(text: str) -> list[str]:
 
 
 def detect_separator(rows: list[str]) -> str:
-    """Return the separator that every row has equally often; if none does, the most frequent one of the first row."""
+    """Return the separator that every row has equally often; if there is none, the most frequent separator of the
+    first row."""
 
     def rank(separator: str) -> tuple[bool, int]:
         count = rows[0].count(separator)

@@ -1,7 +1,7 @@
 """CSV files in S3, copied as plain tables: UTF-8, separated by commas, one header.
 
-Most files are plain already. They are copied byte for byte, and checked meanwhile (`csv_rows.py`). pandas reads the
-others, at a tenth of the speed.
+Most files are plain already. `CsvFile` copies them byte for byte, and checks the bytes as they pass
+(`csv_rows.py`). pandas reads the other files, at a tenth of the speed.
 """
 
 import csv
@@ -152,7 +152,7 @@ class CsvFile:
             ) from error
 
     def _sample(self) -> bytes:
-        """Return the first bytes of the file. No checksum covers them, so they are read twice."""
+        """Return the first bytes of the file. No checksum covers these bytes, so they are read twice."""
         return self._object.read_twice(0, min(SAMPLE_BYTES, self._object.size))
 
     def _text(self, sample: bytes) -> str:

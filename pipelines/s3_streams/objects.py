@@ -73,7 +73,7 @@ class S3Object:
         return with_retries(f"read bytes {start:,} to {end:,} of {self.address}", read_both)
 
     def read_spans(self, spans: Iterable[Sequence[int]]) -> Iterator[tuple[int, bytes]]:
-        """Return the bytes of spans in blocks; threads fetch the next blocks meanwhile.
+        """Return the bytes of spans in blocks; threads fetch the next blocks ahead of their use.
 
         Args:
             spans: pairs of start and end, in bytes.
@@ -99,7 +99,7 @@ class S3Object:
             _shut_down(pool)
 
     def stream(self) -> Iterator[bytes]:
-        """Return the whole object in blocks; a thread fetches the next blocks meanwhile.
+        """Return the whole object in blocks; a thread fetches the next blocks ahead of their use.
 
         One GET request serves all blocks: a server that stores the object compressed then decompresses it once.
 
@@ -200,7 +200,7 @@ def _exactly(found: bytes, size: int) -> bytes:
 
 
 def _prefetched(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Return blocks; a thread fetches the next ones meanwhile."""
+    """Return blocks; a thread fetches the next blocks ahead of their use."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="read")
     try:
         ahead = deque(pool.submit(next, blocks, None) for _ in range(BLOCKS_AHEAD))

@@ -6,9 +6,9 @@ from typing import Any
 
 from pipelines.s3_streams.client import S3Error, client, with_retries
 
-# An upload that gets no further part for this long was left by a run that has ended. Another live run would add parts.
+# If an upload gets no new part for this many seconds, its run has ended. A live run would add parts.
 IDLE_SECONDS = 10.0
-# The S3 does not allow or does not know the listing; or an upload was finished between two requests, by a live run.
+# The S3 refuses or lacks the listing, or a live run finished an upload between two requests.
 CANNOT_LIST_CODES = ("AccessDenied", "NotImplemented", "NoSuchUpload")
 
 
@@ -35,7 +35,7 @@ class UnfinishedUploads:
         self._listed_at = time.monotonic()
 
     def abort_idle(self) -> None:
-        """Abort the noted uploads that got no part for `IDLE_SECONDS`. Another run is still sending the others.
+        """Abort the noted uploads that got no part for `IDLE_SECONDS`. Another run is still sending the other uploads.
 
         Raises:
             S3Error: S3 fails.
@@ -71,7 +71,7 @@ class UnfinishedUploads:
 
 
 def abort_upload(bucket: str, key: str, upload_id: str) -> None:
-    """Abort a multipart upload; print a message if S3 does not do so."""
+    """Abort a multipart upload; print a message if S3 refuses."""
     try:
         with_retries(
             f"abort an upload of s3://{bucket}/{key}",

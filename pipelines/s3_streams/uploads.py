@@ -55,7 +55,7 @@ class Uploads:
         sent: the total size of the complete objects, in bytes.
 
     Raises:
-        S3Error: S3 refuses or fails. Any later call, or the end of the `with` statement, may raise this.
+        S3Error: S3 refuses or fails. A later call, or the end of the `with` statement, may raise this error.
     """
 
     def __init__(self, bucket: str, prefix: str) -> None:
@@ -100,7 +100,7 @@ class Uploads:
         """Upload a file. Returns when the file was read; the end of the `with` statement waits for the upload.
 
         Raises:
-            ValueError: `file.pieces` raised this at each of `MAX_TRIES` tries.
+            ValueError: `file.pieces` raised a ValueError at each of `MAX_TRIES` tries.
             S3Error: S3 refuses or fails.
         """
         for number in range(1, MAX_TRIES + 1):

@@ -36,7 +36,7 @@ class Span:
 
 
 class CompressedData:
-    """Reads the compressed data of files one after another, and fetches the data of the next files meanwhile.
+    """Reads the compressed data of files one after another, and fetches the data of the next files ahead of its use.
 
     Args:
         source: the zip.

@@ -49,7 +49,8 @@ def keys(sandbox) -> dict[str, int]:
 
 
 def kept(sandbox) -> dict[str, int]:
-    """Return key and size of each object in the bucket, without the artifacts of runs: their keys always differ."""
+    """Return key and size of each object in the bucket. Artifacts of runs are left out, because every run uses new
+    keys."""
     return {key: size for key, size in keys(sandbox).items() if not key.startswith("runs/")}
 
 

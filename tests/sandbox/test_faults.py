@@ -25,7 +25,7 @@ from workshop.sandbox.registry import what_is_missing
 from workshop.sandbox.server import NotYet, Server
 from workshop.sandbox.supervisor import Supervisor
 
-# A registry is a part only where its program and Docker are.
+# The sandbox has a registry only where its program and Docker are installed.
 NAMES = ["object-store", "aws-account", "pipelines-api", *([] if what_is_missing() else ["registry"])]
 
 
@@ -209,7 +209,7 @@ def test_a_folder_that_cannot_be_written_is_named_with_a_way_out(tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
     environment = os.environ | {"WORKSHOP_SANDBOX_DIR": str(closed / "sandbox")}
-    # Root may write anywhere, unless it gives that up.
+    # Root may write anywhere, so the command gives up root's capabilities.
     as_anybody = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
     command = [*as_anybody, sys.executable, "-m", "workshop", "sandbox", "up"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -22,7 +22,7 @@ needs_the_program = pytest.mark.skipif(
 
 
 class Engine(http.server.BaseHTTPRequestHandler):
-    """As much of Docker as says that it is there."""
+    """Answers the request by which clients find a Docker Engine, and no other."""
 
     def do_GET(self):
         self.send_response(200 if self.path == "/_ping" else 404)
@@ -34,7 +34,7 @@ class Engine(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def engine():
-    """The address of something that answers as Docker does first."""
+    """The address of a server that answers like a Docker Engine to `/_ping`."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Engine) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"tcp://127.0.0.1:{server.server_port}"
@@ -52,7 +52,7 @@ def program(tmp_path):
 
 @pytest.fixture
 def sandbox(borrowing_sandbox):
-    """A sandbox with a registry and a Pipelines API of the test's own, not started."""
+    """A sandbox with the test's own registry and Pipelines API, not started."""
     return borrowing_sandbox
 
 

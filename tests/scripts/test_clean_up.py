@@ -1,4 +1,4 @@
-"""`scripts/clean_up.py`: what it shows, what it deletes, and what it leaves alone."""
+"""`scripts/clean_up.py`: its list, its deletions, and the resources that it keeps."""
 
 import json
 import re
@@ -18,7 +18,7 @@ NOTHING = "nothing of this project is left in account 123456789012, region us-ea
 
 
 class Project:
-    """What the scripts and a cluster leave in an account, under names of the test's own."""
+    """What the scripts and a cluster leave in an account, under the test's own names."""
 
     def __init__(self, variables: dict, name: str) -> None:
         session = boto3.Session(variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"])
@@ -66,7 +66,7 @@ class Project:
         self.aws("iam").put_role_policy(RoleName=f"{self.cluster}-s3", PolicyName="one-bucket", PolicyDocument=allow)
 
     def make_leftovers(self) -> None:
-        """Make what a cluster makes by itself and does not take along: a disk, a load balancer, logs."""
+        """Make the resources that a cluster creates and does not delete: a disk, a load balancer, logs."""
         owned = {"Key": f"kubernetes.io/cluster/{self.cluster}", "Value": "owned"}
         disk = {"ResourceType": "volume", "Tags": [owned]}
         self.aws("ec2").create_volume(
@@ -79,7 +79,7 @@ class Project:
         self.aws("logs").create_log_group(logGroupName=f"/aws/eks/{self.cluster}/cluster")
 
     def left(self) -> list[str]:
-        """Name what the account still has of it."""
+        """Return the resources that the account still has."""
         volumes = self.aws("ec2").describe_volumes(
             Filters=[{"Name": "tag-key", "Values": [f"kubernetes.io/cluster/{self.cluster}"]}]
         )["Volumes"]

@@ -17,7 +17,7 @@ VENV = Path(sys.prefix)
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    """A copy of what the scripts need, in a folder with a space and a non-ASCII letter, without `.venv`."""
+    """A copy of the files that the scripts need, in a folder with a space and a non-ASCII letter, without `.venv`."""
     copy = tmp_path / "my projéct"
     for folder in ("scripts", "workshop"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -34,7 +34,7 @@ def other_python(tmp_path) -> Path:
 
 @pytest.fixture
 def start(project, other_python, tmp_path):
-    """Call a script of the copy with a Python that has no packages, or with the one that is given."""
+    """Call a script of the copy with the given Python, by default one without packages."""
 
     def call(*command: str, python: Path = other_python, **variables: str) -> subprocess.CompletedProcess:
         programs = tmp_path / "programs"

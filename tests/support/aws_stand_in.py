@@ -1,4 +1,4 @@
-"""An AWS that answers as a test says, and records every call: for states that the emulated account cannot have."""
+"""An AWS with the answers of a test, for states that the emulated account cannot have. It records every call."""
 
 import re
 import shlex
@@ -97,7 +97,7 @@ def _service(request: Request) -> str:
 
 
 def _operation(request: Request, model: Any) -> tuple[str, dict[str, str]]:
-    """Return the name of the operation, and the parameters that stand in the path."""
+    """Return the name of the operation, and the parameters in the path."""
     if "Action" in request.values:
         return request.values["Action"], {}
     if "X-Amz-Target" in request.headers:

@@ -30,7 +30,8 @@ REAL_PROGRAM = Path(sys.executable).with_name("aws")
 STARTS_WITHIN_SECONDS = 120
 _LENGTH_BYTES = 8
 
-# The client imports as little as it can: its start is most of what a call costs. It runs with the Python below the
+# The client imports as little as it can, because its start takes most of the time of a call. It runs with the
+# Python below the
 # environment, because the path of the environment may hold a space, which a first line cannot.
 _CLIENT = """#!{python} -IS
 import array, json, os, socket, sys
@@ -131,7 +132,7 @@ def _run_real_program() -> int:
 
 
 def _receive(connection: socket.socket) -> list:
-    """Make the files of the client this process's own, and return what else the client has sent."""
+    """Use the files of the client as this process's own, and return the other data that the client has sent."""
     files = array.array("i")
     length, messages, _, _ = connection.recvmsg(_LENGTH_BYTES, socket.CMSG_SPACE(3 * files.itemsize))
     for level, kind, data in messages:

@@ -61,7 +61,7 @@ def ensure(client: docker.DockerClient) -> None:
 def client_that_builds() -> str:
     """Return the first `docker` on PATH that can build images. From version 23 on, this needs the plugin buildx.
 
-    If none can build, the first one is returned: its own error then says why.
+    If no `docker` can build, the first one is returned, and its own error gives the reason.
     """
     clients = [path for folder in os.get_exec_path() if os.access(path := f"{folder}/docker", os.X_OK)]
     return next(filter(_builds, clients), clients[0] if clients else "docker")

@@ -1,4 +1,4 @@
-"""Finds, in shell scripts, what bash 3.2 does not know. macOS ships bash 3.2 as /bin/bash."""
+"""Finds constructs in shell scripts that bash 3.2 does not support. macOS ships bash 3.2 as /bin/bash."""
 
 import re
 
@@ -33,7 +33,7 @@ EMPTY_ARRAY = re.compile(r"(?:^|[\s;])(?:local\s+|declare\s+)?(\w+)=\(\)")
 
 
 def find(script: str) -> list[str]:
-    """Name what bash 3.2 does not know in a script.
+    """Return the constructs in a script that bash 3.2 does not support.
 
     Args:
         script: its text.

@@ -20,7 +20,7 @@ def seed() -> int:
 
 
 def choose_seed() -> None:
-    """Choose a seed for this session, unless `WORKSHOP_TEST_SEED` gives one.
+    """Choose a seed for this session, or take the seed in `WORKSHOP_TEST_SEED`.
 
     Raises:
         pytest.UsageError: the variable holds no whole number.
@@ -39,7 +39,7 @@ def sample(
     `gate` from the tier `gate` on, and the rest in the tier `all` only.
 
     Args:
-        values: what the test is parametrized with; tuples stand for several parameters.
+        values: the parameters of the test; a tuple holds several parameters.
         test: how many values the tier `test` takes.
         gate: how many values the tier `gate` takes, those of `test` included; all of them by default.
         name: gives the id of a value; by default pytest chooses the ids.

@@ -64,12 +64,12 @@ def read_in_bash(file: Path, environment: Mapping[str, str]) -> dict[str, str] |
 def read_all_in_bash(
     cases: Sequence[tuple[Path, str]], bash: str = "bash", environment: Mapping[str, str] | None = None
 ) -> list[dict[str, str] | str]:
-    """Read the settings of many cases in one bash, each in a subshell of its own.
+    """Read the settings of many cases in one bash, each in its own subshell.
 
     Args:
         cases: for each a file, whose folder exists, and a variable of the environment, NAME=VALUE, or "".
         bash: the shell.
-        environment: what the shell gets besides PATH.
+        environment: the variables of the shell, in addition to PATH.
 
     Returns:
         For each case the same as `read_in_python`.

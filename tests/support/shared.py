@@ -19,7 +19,7 @@ FOLDER = pytest.StashKey[Path]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the folder, or take the one that the process which started this worker has made."""
+    """Make the folder, or use the folder of the process that started this worker."""
     worker = getattr(config, "workerinput", None)
     config.stash[FOLDER] = Path(worker["shared"] if worker else tempfile.mkdtemp(prefix="workshop-tests-"))
 
@@ -42,17 +42,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def worker_sandbox(config: pytest.Config, folder: Path) -> Iterator[Sandbox]:
     """Give this worker a running sandbox.
 
-    All workers use the S3 and the AWS account of the first worker. Each worker has a Pipelines API of its own.
+    All workers use the S3 and the AWS account of the first worker. Each worker has its own Pipelines API.
 
     Args:
         config: pytest's configuration.
-        folder: where the sandbox of this worker lies, unless it is the first one.
+        folder: the folder for the sandbox of this worker, unless the worker is the first one.
     """
     of_the_first = Sandbox(config.stash[FOLDER] / "sandbox")
     with first_one(config.stash[FOLDER], "sandbox-is-up") as first:
         if first:
             of_the_first.up()
-    if first:  # it runs until the other workers have ended, too
+    if first:  # the sandbox runs until all workers have ended
         yield of_the_first
         return
     own = borrow(folder, of_the_first)
@@ -63,11 +63,11 @@ def worker_sandbox(config: pytest.Config, folder: Path) -> Iterator[Sandbox]:
 
 @contextmanager
 def first_one(folder: Path, name: str) -> Iterator[bool]:
-    """Let one worker at a time pass, and tell the first one that it is the first.
+    """Let one worker at a time pass. Yield True for the first worker.
 
     Args:
         folder: the folder that the workers share.
-        name: what is done once.
+        name: a name for the work that one worker does.
 
     Yields:
         True until the body of one worker has ended without an error.
@@ -83,7 +83,7 @@ def once(folder: Path, name: str, make: Callable[[], Any]) -> Any:
 
     Args:
         folder: the folder that the workers share.
-        name: of the value.
+        name: the name of the value.
         make: returns the value, which must survive a round trip through JSON.
     """
     kept = folder / f"{name}.json"
@@ -94,7 +94,7 @@ def once(folder: Path, name: str, make: Callable[[], Any]) -> Any:
 
 
 def borrow(directory: Path, owner: Sandbox) -> Sandbox:
-    """Return a sandbox that has a Pipelines API of its own, and uses the S3 and the AWS account of another sandbox.
+    """Return a sandbox that has its own Pipelines API, and uses the S3 and the AWS account of another sandbox.
 
     To start a Pipelines API takes a third of the time that a whole sandbox takes. `up()` starts it; `down()` and
     `reset()` stop it and leave the other servers to their owner. A test must not end the borrowed servers.

@@ -1,4 +1,4 @@
-"""Calls scripts as they are typed, with a PATH of their own and stand-ins for programs."""
+"""Calls scripts as a user types them, with a separate PATH and stand-ins for programs."""
 
 import json
 import os
@@ -19,7 +19,7 @@ SYSTEM_PROGRAMS = str.split(
 
 
 class Shell:
-    """Calls scripts with a PATH of their own, on which only chosen programs are.
+    """Calls scripts with a separate PATH that holds only chosen programs.
 
     Attributes:
         programs: the folder that PATH consists of.
@@ -32,7 +32,7 @@ class Shell:
         self._calls = folder / "calls.jsonl"
         self._answers = folder / "answers"
         self._answers.mkdir()
-        self.provide("python3", Path(sys._base_executable))  # what is on PATH may be a script that looks for others
+        self.provide("python3", Path(sys._base_executable))  # python3 on PATH may be a script that needs other programs
         for name in SYSTEM_PROGRAMS:
             self.provide(name)
         self.environment = os.environ | {"PATH": str(self.programs), "HOME": str(folder)}
@@ -51,7 +51,7 @@ class Shell:
         """Put a recorder on PATH under the name of a program.
 
         Args:
-            name: of the program.
+            name: the name of the program.
             answers: for each a regular expression, which is searched in the words of a call joined by spaces; what the
                 program then prints; and its exit status (0 if left out). The first that fits is taken; a call that
                 none fits prints nothing and succeeds.
@@ -63,7 +63,7 @@ class Shell:
             f"#!{sys._base_executable} -IS\n"  # the path of the environment's own Python may hold a space
             "import json, re, select, sys\n"
             f"name, answers, calls = {name!r}, {str(self._answers / (name + '.json'))!r}, {str(self._calls)!r}\n"
-            # Read what is sent to it. A terminal, or a pipe that nobody writes to, is left alone.
+            # Read standard input. A terminal, or a pipe that nobody writes to, is left alone.
             "ready = select.select([sys.stdin], [], [], 0.2)[0] and not sys.stdin.isatty()\n"
             "given = sys.stdin.read() if ready else ''\n"
             "with open(calls, 'a') as file:\n"
@@ -82,7 +82,7 @@ class Shell:
 
     @property
     def inputs(self) -> list[str]:
-        """What each call was given on its standard input."""
+        """The standard input of each call."""
         return [given for _, _, given in self._records()]
 
     def record(self, name: str, *words: str, given: str = "") -> None:
@@ -91,7 +91,7 @@ class Shell:
             file.write(json.dumps([name, words, given]) + "\n")
 
     def forget_calls(self) -> None:
-        """Begin the record of calls anew."""
+        """Delete the recorded calls."""
         self._calls.unlink(missing_ok=True)
 
     def run(self, script: str, *arguments: str, trace: bool = False, **variables: str) -> subprocess.CompletedProcess:
@@ -99,7 +99,7 @@ class Shell:
 
         Args:
             script: its name in `scripts/`. A Python script is called by its own first line.
-            arguments: as they are typed.
+            arguments: the arguments, as a user types them.
             trace: call it with `bash -x`.
             variables: environment variables of this call. A variable with the value "" is taken away.
         """
@@ -108,7 +108,7 @@ class Shell:
         return self._run([*bash, path, *arguments], variables)
 
     def paste(self, printed: str, **variables: str) -> subprocess.CompletedProcess:
-        """Run what a dry run has printed, as if it were pasted into a shell."""
+        """Run the commands that a dry run has printed, as if a user pasted them into a shell."""
         return self._run(["bash", "-ec", printed], variables)
 
     def _run(self, command: list[str], variables: Mapping[str, str]) -> subprocess.CompletedProcess:

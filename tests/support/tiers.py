@@ -46,7 +46,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Repeat the seed where a failure is read."""
+    """Print the seed again below the failures."""
     failed = any(terminalreporter.stats.get(outcome) for outcome in ("failed", "error"))
     again = "; to take the same samples again, set it" if failed else ""
     terminalreporter.write_line(f"seed of samples: {SEED_VARIABLE}={seed()}{again}")

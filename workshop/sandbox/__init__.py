@@ -30,7 +30,7 @@ __all__ = ["Sandbox", "SandboxError"]
 # The sandbox's folder takes up to 400 MB in a run of all lessons, before lesson 09 deletes it.
 ROOM_MB = 450
 
-# A kubeconfig with one cluster that nothing reaches. The name says why.
+# A kubeconfig with one cluster that nothing reaches. The cluster's name shows the reason to the reader.
 NO_CLUSTER = """\
 apiVersion: v1
 kind: Config
@@ -43,15 +43,15 @@ users: [{name: none, user: {}}]
 
 @dataclass(frozen=True)
 class Identity:
-    """The random values of a sandbox: its keys, and a bucket name of its own.
+    """The random values of a sandbox: its keys and its bucket name.
 
     Attributes:
         access_key: S3 access key id.
         secret_key: its secret.
         encryption_key: 64 hexadecimal digits for server-side encryption.
         bucket: the default bucket; eight random digits make its name unique.
-        pipelines_path: the path below which the Pipelines API answers. Knowing it is enough to run code.
-        runner: how tasks of pipelines run. Not random, but kept in the same file.
+        pipelines_path: the path below which the Pipelines API answers. Anyone who knows the path can run code.
+        runner: how tasks of pipelines run. The runner is not random, but the same file holds it.
     """
 
     access_key: str
@@ -83,7 +83,7 @@ class Sandbox:
         self.directory = directory or sandbox_directory()
 
     def up(self, runner: str | None = None) -> None:
-        """Start what is not running; safe to call again, and from several processes at once.
+        """Start every server that is not running; safe to call again, and from several processes at once.
 
         Args:
             runner: how tasks of pipelines run from now on, "subprocess" or "docker"; unchanged by default.
@@ -104,13 +104,13 @@ class Sandbox:
         if what_is_missing():
             supervisor.servers = [server for server in supervisor.servers if server.name != Registry.name]
         account = supervisor.up()[AwsAccount.name].address
-        if not has_cluster(account):  # lesson 09 has deleted it, and eksctl cannot make one here
+        if not has_cluster(account):  # lesson 09 has deleted the cluster, and eksctl cannot make one here
             with supervisor.locked():
                 make_cluster(account)
         self._forbid_kubectl()
 
     def down(self) -> list[str]:
-        """Stop every server, and return the names of those that ran. What they keep stays."""
+        """Stop every server, and return the names of the servers that ran. Their data stay."""
         return self._supervisor(Identity.new()).down()
 
     def reset(self) -> None:
@@ -137,7 +137,7 @@ class Sandbox:
         """Return the variables that point any AWS or Kubeflow client at this sandbox.
 
         Returns:
-            Value by name; None where a variable must be unset, so that nothing real is used by accident.
+            Value by name; None where a variable must be unset, so that no client uses a real account by accident.
 
         Raises:
             SandboxError: the sandbox is not up.
@@ -261,7 +261,7 @@ class Sandbox:
                     write_atomically(self._identity_path, json.dumps(asdict(new)))
         try:
             kept = json.loads(self._identity_path.read_text())
-            if "pipelines_path" not in kept:  # made before there was a Pipelines API
+            if "pipelines_path" not in kept:  # the file is older than the Pipelines API
                 kept = asdict(Identity.new()) | kept
                 write_atomically(self._identity_path, json.dumps(kept))
             return Identity(**kept)
@@ -287,11 +287,11 @@ def apply(environment: Mapping[str, str | None]) -> None:
 
 
 def use_task_packages(folder: Path) -> None:
-    """Point pip at a folder of its own, and let this process and its children import from there."""
+    """Point pip at a folder, and let this process and its children import from that folder."""
     if os.environ.get("PIP_TARGET") == str(folder):
         return
     os.environ["PIP_TARGET"] = str(folder)
-    os.environ["PIP_UPGRADE"] = "1"  # else pip leaves another version that is there already
+    os.environ["PIP_UPGRADE"] = "1"  # without this option, pip keeps another version that is already installed
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     sys.path.append(str(folder))
 

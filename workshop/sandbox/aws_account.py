@@ -1,7 +1,7 @@
 """The AWS account (STS, IAM, EKS, ECR): a moto server, seeded with the cluster that lesson 01 makes.
 
-moto keeps everything in memory. So moto's recorder writes every request to a file, and the next start replays those
-that changed something: the account survives a restart.
+moto keeps everything in memory. So moto's recorder writes every request to a file, and the next start replays the
+requests that changed something. The account therefore survives a restart.
 """
 
 import json
@@ -26,7 +26,7 @@ CLUSTER = "kubeflow-demo"
 NODE_GROUP = "kubeflow-demo-nodes"
 NODE_ROLE = "kubeflow-demo-node"
 CLUSTER_ROLE = "kubeflow-demo-cluster"
-# The policies that eksctl attaches to a node role, without the one for pulling from ECR: lesson 02 attaches that one.
+# The policies that eksctl attaches to a node role, without the policy for pulling from ECR, which lesson 02 attaches.
 NODE_POLICIES = ("AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy")
 TAGS = {"project": "first-kubeflow-pipeline"}
 READING = ("Get", "List", "Describe", "BatchGet", "Head", "Simulate")
@@ -36,7 +36,7 @@ class AwsAccount(Server):
     """moto's server, on loopback, with AWS's managed policies loaded.
 
     Args:
-        directory: where the recording of the account's history is kept.
+        directory: the folder of the recording of requests.
     """
 
     name = "aws-account"
@@ -116,7 +116,7 @@ def has_cluster(address: str) -> bool:
     """Tell whether the account has the cluster of lesson 01, with its node group.
 
     Args:
-        address: of the account, such as `http://127.0.0.1:5005`.
+        address: the address of the account, such as `http://127.0.0.1:5005`.
     """
     # moto finds the service in this part of a signature. Importing boto3 would take longer than the request.
     scope = {"Authorization": f"AWS4-HMAC-SHA256 Credential=seed/20260101/{REGION}/eks/aws4_request"}
@@ -134,7 +134,7 @@ def make_cluster(address: str) -> None:
     """Make the missing parts of the EKS cluster of lesson 01. Its node role may do everything but pull from ECR.
 
     Args:
-        address: of the account, such as `http://127.0.0.1:5005`.
+        address: the address of the account, such as `http://127.0.0.1:5005`.
     """
     session = _session_without_settings()
     iam, eks = (session.client(service, endpoint_url=address) for service in ("iam", "eks"))
@@ -167,8 +167,8 @@ def _session_without_settings() -> Any:
     import botocore.session
 
     core = botocore.session.Session()
-    # https://botocore.amazonaws.com/v1/documentation/api/latest/reference/config.html: by name, where a setting is
-    # looked for in files, in variables, its default, and how it is read.
+    # https://botocore.amazonaws.com/v1/documentation/api/latest/reference/config.html: for each name, the key in
+    # files, the variable, the default, and the conversion.
     for name, (_, _, default, convert) in list(core.session_var_map.items()):
         core.session_var_map[name] = (None, None, default, convert)
     for name in ("config_file", "credentials_file"):
@@ -193,5 +193,6 @@ def _make_role(iam: Any, name: str, service: str, policies: Iterable[str]) -> st
 
 
 def _without_proxy() -> urllib.request.OpenerDirector:
-    # Not with requests: its import in one thread, while another imports boto3, can lose its filter of warnings.
+    # This function does not use requests: its import can lose its filter of warnings while another thread imports
+    # boto3.
     return urllib.request.build_opener(urllib.request.ProxyHandler({}))

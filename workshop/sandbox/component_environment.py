@@ -1,9 +1,10 @@
 """The environment in which the sandbox runs the tasks of a pipeline: the component image's packages, and no others.
 
 A component that imports a package which its image lacks must fail on this machine too. So tasks do not run in the
-environment of the notebooks. The first call makes theirs from `docker/component/requirements.txt`. A later call makes
-a new one when that file or the Python has changed. The environment links to the package `pipelines`, which the image
-holds too, so that tasks import it as it is now.
+environment of the notebooks. The first call makes the environment of the tasks from
+`docker/component/requirements.txt`. A later call makes a new environment when that file or the Python has changed.
+The environment links to the package `pipelines`, which the image holds too, so that tasks
+import its current code.
 """
 
 import fcntl
@@ -26,7 +27,8 @@ from workshop.sandbox.errors import SandboxError
 REQUIREMENTS = ROOT / "docker" / "component" / "requirements.txt"
 PIPELINES = ROOT / "pipelines"
 LOCATION = ROOT / ".component"
-# Written last: a folder without this file is half made. It names the Python and platform that the folder is for.
+# This file is written last, so a folder without it is incomplete. The file names the Python and platform that the
+# folder is for.
 READY = ".ready"
 # Another process may download every package over a slow line.
 MADE_WITHIN_SECONDS = 1800
@@ -58,7 +60,7 @@ FETCHING_PREFIXES = (
 def ensure() -> Path:
     """Make the environment of the tasks if it is missing; safe to call from several processes at once.
 
-    A call that finds it made takes less than a millisecond.
+    If the environment exists, the call takes less than a millisecond.
 
     Returns:
         The folder of a virtual environment; its Python is `bin/python3` there.
@@ -86,14 +88,15 @@ def main() -> None:
 
 
 def _fingerprint() -> str:
-    """Return the name of the folder: each lock, Python and platform has its own."""
+    """Return the name of the folder: each lock, Python and platform has its own folder."""
     python = (platform.python_version(), sysconfig.get_platform(), str(PIPELINES))
     parts = (REQUIREMENTS.read_bytes(), *(part.encode() for part in python))
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
 
 
 def _kind() -> str:
-    """Return what two environments must share for one to replace the other. The lock and the patch may differ."""
+    """Return the values that two environments must share, so that one can replace the other. The lock and the patch
+    may differ."""
     return f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor} {sysconfig.get_platform()}"
 
 
@@ -129,7 +132,8 @@ def _try_lock(file: IO) -> bool:
 
 
 def _make(folder: Path, lock: int) -> None:
-    """Make an environment in its final folder, because its scripts hold its path; delete those that it replaces."""
+    """Make an environment in its final folder, because its scripts hold its path; delete the environments that it
+    replaces."""
     print(
         "making .component, in which the sandbox runs tasks (0.5 GB on disk; a minute or more when its packages are "
         "not in the cache yet)",
@@ -176,7 +180,7 @@ def _environment() -> dict[str, str]:
 def _compile(lock: int, folder: Path) -> None:
     """Compile the packages once: each task is a new process, and would import pandas in 3 s instead of 0.5 s.
 
-    The exit status counts for nothing: some packages hold files for other versions of Python, and tasks run without
+    The exit status is ignored: some packages hold files for other versions of Python, and tasks run without
     compiled files too. The path is relative, so that a project below a folder named `tests` is compiled.
     """
     _run(lock, folder, str(folder / "bin" / "python3"), "-m", "compileall", "-qq", "-j", "0", "-x", "/tests?/", "lib")
@@ -198,11 +202,11 @@ def _run(lock: int, cwd: Path, *command: str) -> subprocess.CompletedProcess:
 
 
 def _delete_replaced(made: Path) -> None:
-    """Delete half-made environments and those of earlier locks; environments for other Pythons stay."""
+    """Delete incomplete environments and environments of earlier locks; environments for other Pythons stay."""
     for folder in LOCATION.iterdir():
         ready = folder / READY
         if folder.is_dir() and folder != made and (not ready.exists() or ready.read_text() == _kind()):
-            with suppress(OSError):  # it only takes space; the next environment deletes it
+            with suppress(OSError):  # the rest only takes space; the next call of this function deletes it
                 _delete(folder)
 
 

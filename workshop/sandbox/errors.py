@@ -6,7 +6,7 @@ from workshop.errors import WorkshopError
 
 
 class SandboxError(WorkshopError):
-    """The sandbox could not do what was asked."""
+    """The sandbox cannot do the requested work."""
 
 
 def cannot_write(directory: Path, error: OSError) -> SandboxError:
@@ -14,7 +14,7 @@ def cannot_write(directory: Path, error: OSError) -> SandboxError:
 
     Args:
         directory: the sandbox's folder.
-        error: what the system said.
+        error: the error of the system.
     """
     return SandboxError(
         f"the sandbox cannot write below {directory}: {error.strerror or error}. Choose a folder that you may write "

@@ -19,7 +19,7 @@ def write_atomically(path: Path, text: str) -> None:
 
     Args:
         path: the file; its folder is made when missing.
-        text: what the file holds afterwards.
+        text: the new content of the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
@@ -31,7 +31,7 @@ def write_atomically(path: Path, text: str) -> None:
 def make_temporary_folder() -> Path:
     """Make a private temporary folder whose path is short enough for UNIX sockets.
 
-    It lies in TMPDIR, or in /tmp when TMPDIR is too long. Like Python, it does without a TMPDIR that is missing.
+    The folder is in TMPDIR, or in /tmp when TMPDIR is too long. A TMPDIR that does not exist is ignored, as in Python.
 
     Raises:
         SandboxError: no temporary folder can be made.

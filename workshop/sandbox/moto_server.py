@@ -16,7 +16,7 @@ ACCOUNT, REGION = "123456789012", "us-east-1"
 
 
 def main() -> None:
-    """Serve until told to stop. The arguments are those of `moto_server`."""
+    """Serve until a signal ends the process. The arguments are those of `moto_server`."""
     threading.Thread(target=_load_slow_services, daemon=True).start()
     moto.server.main()
 

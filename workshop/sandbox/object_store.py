@@ -19,16 +19,16 @@ class ObjectStore(Server):
     """SeaweedFS with its S3 gateway, on loopback, open to one pair of keys.
 
     Args:
-        directory: where objects are kept.
+        directory: the folder of the objects.
         access_key: the key id that may do everything.
         secret_key: its secret. SeaweedFS reads it from a file that only this user can read.
-        encryption_key: 64 hexadecimal digits. S3 encrypts with it the keys of encrypted objects.
+        encryption_key: 64 hexadecimal digits. With this key, S3 encrypts the keys of encrypted objects.
     """
 
     name = "object-store"
     stands_for = "Amazon S3 (SeaweedFS)"
     usual_ports = {"s3.port": 8333, "master.port": 0, "volume.port": 0, "filer.port": 0, "admin.port": 0}
-    second_port_above = 10_000  # each part serves gRPC there
+    second_port_above = 10_000  # each part serves gRPC on its second port
 
     def __init__(self, directory: Path, access_key: str, secret_key: str, encryption_key: str) -> None:
         super().__init__(directory)
@@ -39,7 +39,7 @@ class ObjectStore(Server):
     def command(self, ports: Mapping[str, int]) -> list[str]:
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
-        # Left by the last start. It would replace the defaults of all options that are not given here.
+        # The last start left this file. It would replace the defaults of all options that are not given here.
         (data / "mini.options").unlink(missing_ok=True)
         return [
             _weed(),
@@ -57,8 +57,8 @@ class ObjectStore(Server):
             "-admin.ui=false",
             "-master.telemetry=false",
             "-master.volumeSizeLimitMB=1024",
-            # Every bucket has a volume of its own, which grows with its objects. By default, SeaweedFS allows one for
-            # each GB of free space: on a small disk, it would refuse the sixth bucket.
+            # Every bucket has its own volume, which grows with its objects. By default, SeaweedFS allows one volume
+            # for each GB of free space. On a small disk, it would refuse the sixth bucket.
             "-volume.max=10000",
             f"-s3.config={self._write_identities()}",
             "-s3.iam=false",
@@ -95,7 +95,7 @@ class ObjectStore(Server):
         """
         bucket = f"/{PROBE_BUCKET}"
         for method, path, expected in (
-            ("PUT", bucket, (200, 409)),  # 409: an earlier probe has made it
+            ("PUT", bucket, (200, 409)),  # 409: an earlier probe has made the bucket
             ("PUT", f"{bucket}/probe", (200,)),
             ("GET", f"{bucket}/probe", (200,)),
             ("DELETE", f"{bucket}/probe", (204,)),

@@ -19,12 +19,14 @@ import psutil
 from workshop.sandbox.errors import SandboxError
 
 HOST = "127.0.0.1"
-# Every process of a server has this variable in its environment. It finds the process when the record is gone.
+# Every process of a server has this variable in its environment. The variable identifies the process when the
+# record is lost.
 SERVER_MARK = "WORKSHOP_SANDBOX_SERVER"
 LOOK_AGAIN_SECONDS = 0.02
 KILLED_WITHIN_SECONDS = 40
 
-# The server is the child of a child. So no notebook has to reap it, and Ctrl-C in a notebook's terminal spares it.
+# The server is the child of a child. So no notebook has to reap the server, and Ctrl-C in a notebook's terminal
+# does not reach it.
 # The umask keeps the server's files private, even in a folder that others may read.
 _LAUNCHER = """
 import os, subprocess, sys
@@ -57,7 +59,7 @@ def spawn_detached(command: list[str], environment: Mapping[str, str], log: Path
 
 
 def start_mark(pid: int) -> str:
-    """Return when a process started, in a form that tells it from every other process with the same PID.
+    """Return the start mark of a process. Two processes with the same PID have different start marks.
 
     On Linux the mark is the boot's id and the clock ticks since boot (field 22 of `/proc/PID/stat`, see proc(5)):
     setting the clock does not change it. Elsewhere the mark is the start time that the kernel recorded.
@@ -78,7 +80,7 @@ def start_mark(pid: int) -> str:
 
 
 def is_running(pid: int, started: str) -> bool:
-    """Tell whether a process runs: the one that had this start mark, not a later one with the same PID.
+    """Tell whether a process runs: the process with this start mark, not a later process with the same PID.
 
     Args:
         pid: the process.
@@ -93,7 +95,8 @@ def find(belongs: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
     """Return the running processes of this machine that belong together.
 
     Args:
-        belongs: tells whether a process belongs to them. An error of the system counts as no: the process is another
+        belongs: tells whether a process belongs to them. An error of the system means that the process does not
+        belong to them: the process is another
             user's, or has just ended.
     """
     found = []
@@ -114,20 +117,20 @@ def has_mark(process: psutil.Process, variable: str, value: str) -> bool:
 
 
 def end(find_processes: Callable[[], list[psutil.Process]], patience: float = 0) -> None:
-    """End processes: ask each to end, wait, and kill those that are left.
+    """End processes: ask each process to end, wait, and kill the remaining processes.
 
-    The processes are looked up again and again, because one may start another meanwhile. Their exit codes stay for
-    whoever waits for them, and a zombie counts as ended.
+    The search for processes is repeated, because a process may start another one before it ends. Their exit codes
+    stay available to their parents. A zombie counts as ended.
 
     Args:
-        find_processes: returns those that still run.
+        find_processes: returns the processes that still run.
         patience: seconds between the request and the kill; 0 kills at once.
     """
     seen: set[psutil.Process] = set()
     asked: set[psutil.Process] = set()
 
     def left() -> list[psutil.Process]:
-        # A process that is ending can be without its environment, and so without its mark, before it is gone.
+        # A process that is ending may lose its environment, and therefore its mark, before it disappears.
         seen.update(find_processes())
         return [process for process in seen if _runs(process)]
 
@@ -153,7 +156,7 @@ def _runs(process: psutil.Process) -> bool:
 
 
 def listens(pid: int, port: int) -> bool:
-    """Tell whether this very process accepts connections on a TCP port."""
+    """Tell whether the process with this PID accepts connections on a TCP port."""
     try:
         connections = psutil.Process(pid).net_connections("tcp")
     except psutil.Error:
@@ -162,11 +165,11 @@ def listens(pid: int, port: int) -> bool:
 
 
 def choose_ports(wanted: Mapping[str, int], second_above: int = 0) -> dict[str, int]:
-    """Give each role its wanted port if that is free, else a random free one; no port is given twice.
+    """Choose a port for each role: the wanted port if it is free, else a random free port. No two roles share a port.
 
     Args:
-        wanted: port by role; 0 stands for any.
-        second_above: how far above each port a second one must be free too; 0 for none.
+        wanted: port by role; 0 means any. second_above: the distance from each port to a second port above it,
+        which must be free too; 0 for none.
 
     Raises:
         SandboxError: no port is free.
@@ -174,7 +177,7 @@ def choose_ports(wanted: Mapping[str, int], second_above: int = 0) -> dict[str, 
     ports: dict[str, int] = {}
     taken: set[int] = set()
     for role, port in wanted.items():
-        # Below the range from which systems take the ports of outgoing connections.
+        # These ports are below the range that systems use for outgoing connections.
         candidates = [port] * bool(port) + random.sample(range(12_000, 22_000), 200)
         pairs = ({candidate, candidate + second_above} for candidate in candidates)
         pair = next((pair for pair in pairs if not pair & taken and all(map(_is_free, pair))), None)
@@ -187,7 +190,7 @@ def choose_ports(wanted: Mapping[str, int], second_above: int = 0) -> dict[str, 
 
 def _is_free(port: int) -> bool:
     with socket.socket() as listener:
-        # As the servers do: a port in TIME_WAIT after a restart counts as free.
+        # As the servers do, treat a port in TIME_WAIT after a restart as free.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((HOST, port))
@@ -199,7 +202,7 @@ def _is_free(port: int) -> bool:
 
 @cache
 def _boot_id() -> str:
-    """Return what tells this boot of the machine from others; "" where the kernel does not say."""
+    """Return the id of this boot of the machine; "" where the kernel has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

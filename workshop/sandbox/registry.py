@@ -9,7 +9,7 @@ from workshop.sandbox import docker_engine
 from workshop.sandbox.processes import HOST
 from workshop.sandbox.server import Record, Server, http_status
 
-# The program's name in Debian's package docker-registry, and its own.
+# The program's name in Debian's package docker-registry, and its original name.
 PROGRAMS = ("docker-registry", "registry")
 CONFIGURATION = """\
 version: 0.1
@@ -24,11 +24,11 @@ http: {{addr: '{address}'}}
 class Registry(Server):
     """A registry on loopback, from which Docker pulls without encryption and without a login.
 
-    It is a part of the sandbox only where its program is installed and a Docker Engine of this machine answers:
-    without an engine, no image can be pushed.
+    The registry needs its program and a Docker Engine that answers on this machine. Without them, the sandbox has
+    no registry.
 
     Args:
-        directory: where images are kept.
+        directory: the folder of the images.
     """
 
     name = "registry"
@@ -36,7 +36,7 @@ class Registry(Server):
 
     @property
     def stands_for(self) -> str:  # type: ignore[override]  # it depends on this machine, so it is computed
-        """What the registry stands for, and, where it cannot run, why."""
+        """The service that the registry replaces, and the reason if the registry cannot run here."""
         reason = what_is_missing()
         return "Amazon ECR's images" + (f" (not here: {reason})" if reason else "")
 
@@ -46,7 +46,7 @@ class Registry(Server):
         configuration = self.directory / "config.yml"
         quoted = str(images).replace("'", "''")
         configuration.write_text(CONFIGURATION.format(images=quoted, address=f"{HOST}:{ports['http']}"))
-        # Variables called REGISTRY_... would win over the file.
+        # Variables called REGISTRY_... would override the file.
         foreign = [word for name in os.environ if name.startswith("REGISTRY_") for word in ("-u", name)]
         return ["env", *foreign, _program(), "serve", str(configuration)]
 
@@ -58,7 +58,7 @@ class Registry(Server):
 
 
 def what_is_missing() -> str:
-    """Return why a registry would be of no use here; "" if it is of use. Takes milliseconds."""
+    """Return why this machine cannot use a registry; "" if it can. Takes milliseconds."""
     if not _program():
         return "the program docker-registry is not installed"
     if sys.platform == "darwin" or not docker_engine.is_local():

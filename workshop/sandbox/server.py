@@ -19,9 +19,9 @@ class Record:
     Attributes:
         pid: process id.
         started: the process's start mark, from `processes.start_mark`.
-        ports: port number by its role; the first role is the one that clients talk to.
+        ports: port number by its role; clients use the port of the first role.
         keys: which keys it was started with.
-        seeded: whether it has been brought to the state in which lessons expect it.
+        seeded: whether the server has the contents that lessons expect.
         temporary: folder for its temporary files.
     """
 
@@ -52,7 +52,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> "Record | None":
-        """Read a record; a missing or damaged file counts as none."""
+        """Read a record; return None if the file is missing or damaged."""
         try:
             return cls(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
@@ -72,9 +72,9 @@ class Server(abc.ABC):
 
     name: ClassVar[str]
     stands_for: str
-    # Port by role; 0 stands for any free port. The first is the one that clients talk to.
+    # Port by role; 0 means any free port. Clients use the port of the first role.
     usual_ports: ClassVar[dict[str, int]]
-    # A server that takes a second port for each role takes the one this far above it.
+    # A server with two ports for each role uses a second port at this distance above the first.
     second_port_above: ClassVar[int] = 0
     # Seconds that the server may take to end by itself; 0 for a server that has nothing to finish.
     stop_within_seconds: ClassVar[float] = 4
@@ -98,10 +98,10 @@ class Server(abc.ABC):
         return {}
 
     def tidy(self, ports: Mapping[str, int]) -> None:  # noqa: B027 - most servers leave nothing
-        """Delete what the ended server has left outside its folder."""
+        """Delete the files that the ended server has left outside its folder."""
 
     def seed(self, record: Record) -> None:  # noqa: B027 - most servers need nothing here
-        """Bring a server that has just started to the state in which lessons expect it.
+        """Give a server that has just started the contents that lessons expect.
 
         Raises:
             NotYet: the server answers but cannot do its work yet; the caller tries again.

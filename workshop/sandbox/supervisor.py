@@ -1,7 +1,7 @@
 """Starts, watches and stops the sandbox's servers.
 
-A server is started detached, so that it outlives the notebook that needed it first. What runs is recorded in
-`run/NAME.json`.
+A server is started detached, so that it outlives the notebook that needed it first. `run/NAME.json` records each
+running server.
 """
 
 import os
@@ -29,7 +29,7 @@ READY_WITHIN_SECONDS = 40
 ANSWER_WITHIN_SECONDS = 10
 START_ATTEMPTS = 3
 TRY_AGAIN_SECONDS = 0.2
-# A start takes 2 to 3 s as a rule. From then on, a reader is told what is waited for.
+# A start takes 2 to 3 s as a rule. After this time, a message names the server that has not started yet.
 SAY_AFTER_SECONDS = 5
 
 # The sandbox's folder holds these and one folder for each server; `reset` deletes them and nothing else.
@@ -49,7 +49,7 @@ class Supervisor:
         self.servers = servers
 
     def up(self) -> dict[str, Record]:
-        """Start what is not running, and return when everything answers.
+        """Start every server that is not running, and return when all servers answer.
 
         Returns:
             The record of each server, by its name.
@@ -64,12 +64,12 @@ class Supervisor:
         return running
 
     def down(self) -> list[str]:
-        """Stop every server of this sandbox, recorded or not, and return the names of those that ran."""
+        """Stop every server of this sandbox, recorded or not, and return the names of the servers that ran."""
         with self.locked():
             return self._stop(*self.servers)
 
     def reset(self) -> None:
-        """Stop every server and delete what the sandbox has kept; whatever else lies in its folder stays."""
+        """Stop every server and delete the sandbox's files; other files in its folder stay."""
         with self.locked():
             self._stop(*self.servers, at_once=True)
             for name in (*KEPT, *(server.name for server in self.servers)):
@@ -81,7 +81,7 @@ class Supervisor:
     def record(self, server: Server) -> Record | None:
         """Return the record of a server whose process runs, else None.
 
-        In a copy of a sandbox's folder, the records name the servers of the original: they do not count.
+        In a copy of a sandbox's folder, the records name servers of the original folder, so this method ignores them.
         """
         record = Record.read(self._record_path(server))
         try:
@@ -102,7 +102,7 @@ class Supervisor:
     def locked(self) -> Iterator[None]:
         """Hold this sandbox's lock, so that two notebooks that start at once do not start two of each server.
 
-        The lock file lies beside the folder, so that it survives a deleted folder.
+        The lock file is beside the folder, so it survives the deletion of the folder.
         """
         lock = FileLock(self.directory.with_name(self.directory.name + ".lock"))
         try:
@@ -150,7 +150,7 @@ class Supervisor:
         return {name: record for name, record in records.items() if record}
 
     def _start(self, server: Server) -> Record:
-        """Start one server on its old ports, on its usual ones, or on free ones, in that order of preference."""
+        """Start one server on its old ports, else on its usual ports, else on free ports."""
         self._stop(server, at_once=True)
         server.directory.mkdir(parents=True, exist_ok=True)
         ports = processes.choose_ports(server.usual_ports | self._old_ports(server), server.second_port_above)
@@ -165,7 +165,7 @@ class Supervisor:
     def _await_ready(self, server: Server, record: Record) -> None:
         for attempt in range(START_ATTEMPTS):
             if attempt:
-                # Another program took the port after it was found free: our server ended, or the other one answers.
+                # Another program took the port after it was found free: our server ended, or the other program answers.
                 self._record_path(server).unlink(missing_ok=True)
                 record = self._start(server)
             answers = _answers(server, record, READY_WITHIN_SECONDS)
@@ -194,17 +194,17 @@ class Supervisor:
         replace(record, seeded=True).write(self._record_path(server))
 
     def _failed(self, server: Server, what: str) -> SandboxError:
-        """Stop a server that is of no use, and return the error that says why."""
+        """Stop an unusable server, and return the error that gives the reason."""
         log = self.log(server, 15)
         self._stop(server)
-        reason = full_disk(self.directory) or "Mend what the log names, then start again: workshop sandbox up"
+        reason = full_disk(self.directory) or "Correct the error that the log shows, then start again: workshop sandbox up"
         return SandboxError(
             f"the sandbox's {server.name} {what}. The end of its log ({self._log_path(server)}):\n{log or '(empty)'}\n"
             f"{reason}"
         )
 
     def _stop(self, *servers: Server, at_once: bool = False) -> list[str]:
-        """Stop servers and return the names of those that ran."""
+        """Stop servers and return the names of the servers that ran."""
         stopped = []
         for server in servers:
             record = Record.read(self._record_path(server))
@@ -262,7 +262,7 @@ def _answers(server: Server, record: Record, seconds: float) -> bool:
 
 
 class _Waiting:
-    """Says, once, that a server is waited for."""
+    """Prints one message when a server takes long to start."""
 
     def __init__(self, server: Server) -> None:
         self._name = server.name.replace("-", " ")

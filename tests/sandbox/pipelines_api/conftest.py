@@ -22,7 +22,7 @@ from workshop.sandbox import Sandbox
 
 @pytest.fixture
 def sandbox(borrowing_sandbox) -> Sandbox:
-    """A sandbox with a Pipelines API of the test's own, not started."""
+    """A sandbox with the test's own Pipelines API, not started."""
     return borrowing_sandbox
 
 
@@ -34,7 +34,7 @@ def api(shared_sandbox) -> Api:
 
 @pytest.fixture
 def own_api(sandbox) -> Api:
-    """A Pipelines API of the test's own, which is up."""
+    """The test's own Pipelines API, which is up."""
     sandbox.up()
     return Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])
 

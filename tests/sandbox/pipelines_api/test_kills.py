@@ -54,7 +54,7 @@ def test_kills_at_random_moments_lose_no_data_and_leave_no_process(sandbox, comp
         assert ended["state"] in ("SUCCEEDED", "FAILED")
         assert ended["state"] == "SUCCEEDED" or "etry the run" in ended["error"]["message"], ended
     assert len(runs) >= kills // 2
-    if kills == 50:  # of few, it may be that none has hit a run
+    if kills == 50:  # of a few kills, none may have hit a run
         assert {api.get(run)["state"] for run in runs} == {"SUCCEEDED", "FAILED"}
     assert experiments <= everything(api, "/experiments", "experiment_id")
     assert pipelines <= everything(api, "/pipelines", "pipeline_id")

@@ -41,7 +41,7 @@ class Query:
 
     Attributes:
         page_token: the end of the previous page; "" for the first page.
-        page_size: the maximum number of rows, at most 200; 0 stands for 20.
+        page_size: the maximum number of rows, at most 200; 0 means 20.
         sort_by: a field, optionally with `asc` or `desc`; "" for the time of creation.
         filter: a `Filter` in JSON, possibly URL-encoded a second time; "" for none.
     """
@@ -126,7 +126,8 @@ def parse_filter(filter_text: str, fields: Mapping[str, Any]) -> list[ColumnElem
 
 
 def is_valid_unicode(text: str) -> bool:
-    """Return whether a text can be encoded as UTF-8. JSON texts can contain lone surrogates, which cannot."""
+    """Return whether a text can be encoded as UTF-8. JSON texts can contain lone surrogates, which UTF-8 cannot
+    encode."""
     return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 

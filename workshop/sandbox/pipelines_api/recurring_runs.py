@@ -86,7 +86,7 @@ def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
                 description=body.description or "",
                 service_account=body.service_account or runs.SERVICE_ACCOUNT,
                 pipeline_id=version.pipeline_id if version else "",
-                # An empty id stands for the latest version at the time of each run.
+                # An empty id means the latest version at the time of each run.
                 pipeline_version_id=(reference.pipeline_version_id or "") if reference and version else "",
                 manifest="" if version else store_manifest(session, package.document),
                 parameters=parameters,

@@ -2,7 +2,7 @@
 
 Sources: the ScheduledWorkflow controller of kubeflow/pipelines (`backend/src/crd/pkg/.../scheduledworkflow`) for the
 rules, and https://pkg.go.dev/github.com/robfig/cron for the cron format. An expression has six fields; the first is the
-seconds, and the last may be missing. `?` stands for `*`. `@hourly` and similar names are allowed, and `@every 1h30m`
+seconds, and the last may be missing. `?` means `*`. `@hourly` and similar names are allowed, and `@every 1h30m`
 too. Times are in UTC.
 """
 
@@ -29,7 +29,7 @@ MAX_INTERVAL = 100 * 366 * 24 * 3600
 
 
 def cron_problem(cron: str) -> str:
-    """Return what is wrong with a cron expression; "" if it is valid."""
+    """Return the error in a cron expression; "" if the expression is valid."""
     if cron.startswith("@every "):
         return "" if _every(cron) else "@every needs a duration like 1h30m"
     fields = ALIASES.get(cron, cron).split()

@@ -29,7 +29,7 @@ def _json(**options: Any) -> Any:
 
 
 class Experiment(SQLModel, table=True):
-    """An experiment. In all tables, times are whole seconds since the epoch; 0 stands for no time."""
+    """An experiment. In all tables, times are whole seconds since the epoch; 0 means no time."""
 
     sequence: int | None = Field(default=None, primary_key=True)
     experiment_id: str = Field(index=True, unique=True)

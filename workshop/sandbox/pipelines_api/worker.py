@@ -1,4 +1,4 @@
-"""Executes one run in a process of its own."""
+"""Executes one run in its own process."""
 
 import os
 import signal

@@ -1,7 +1,9 @@
 """Decides whether earlier outputs can replace the execution of a task.
 
-There are two cases. The *cache* takes outputs of any earlier run: `fingerprint` and `find` decide about it. A *retry*
-of a run takes outputs of the earlier attempt at the same run: `is_successful` and `has_same_inputs` decide about it.
+There are two cases. The *cache* takes outputs of any earlier run: the functions `fingerprint` and `find` implement
+the cache. A *retry*
+of a run takes outputs of the earlier attempt at the same run: the functions `is_successful` and `has_same_inputs`
+implement the retry.
 """
 
 import hashlib
@@ -47,7 +49,7 @@ def find(records: Records, fingerprint: str) -> dict[str, Any] | None:
 
     Args:
         records: the records of all runs.
-        fingerprint: as the function `fingerprint` returns it.
+        fingerprint: a result of the function `fingerprint`.
 
     Returns:
         The outputs; None if there is no such task or caching is disabled.

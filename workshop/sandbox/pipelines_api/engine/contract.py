@@ -1,4 +1,4 @@
-"""Defines what the engine and its callers exchange. The engine knows neither HTTP nor a database."""
+"""Defines the types that the engine and its callers exchange. The engine knows neither HTTP nor a database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Defines the nodes of a run, and what they may ask of the run.
+"""Defines the nodes of a run, and the methods of the run that nodes may call.
 
 All nodes live in one thread, the run's event loop. Their state therefore needs no locks. Only the work of a task
 happens in other threads; `run.Run` brings its result back to the event loop.
@@ -41,7 +41,7 @@ class Executable(Protocol):
 
 
 class Runtime(Protocol):
-    """What a node may ask of its run.
+    """The methods of a run that its nodes may call.
 
     Attributes:
         job: the run.
@@ -124,7 +124,8 @@ class Node:
 
     @property
     def rerun(self) -> bool:
-        """Whether this attempt at the run executed the node or a part of it. An earlier attempt did otherwise."""
+        """Whether this attempt at the run executed the node or a part of it. Otherwise, an earlier attempt executed
+        the node."""
         return self._rerun
 
     def start(self) -> None:
@@ -195,7 +196,8 @@ class Group(Node):
 
     @property
     def rerun(self) -> bool:
-        """Whether this attempt at the run executed the node or a part of it. An earlier attempt did otherwise."""
+        """Whether this attempt at the run executed the node or a part of it. Otherwise, an earlier attempt executed
+        the node."""
         return super().rerun or any(child.rerun for child in self.children.values())
 
     @property

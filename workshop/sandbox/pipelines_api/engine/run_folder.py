@@ -1,4 +1,4 @@
-"""Defines what the folder of a run contains. All other modules use these names.
+"""Defines the files and folders in the folder of a run. All other modules use these names.
 
 DATA/runs/RUN_ID/
     workspace/              the workspace of the pipeline
