@@ -57,7 +57,7 @@ class Item:
         what: text for the reader.
         price: name of its price in `deploy/prices.json`, or "" when AWS does not bill it.
         quantity: hours or GB-months are billed times this number.
-        steps: returns the steps that delete it. It may ask AWS when it is called.
+        steps: returns the steps that delete the resource. The call may ask AWS.
     """
 
     kind: str

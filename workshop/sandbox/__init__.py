@@ -222,7 +222,7 @@ class Sandbox:
         return records
 
     def _check_room(self) -> None:
-        """Name a full disk before the start: S3 answers with an internal error that names nothing."""
+        """Raise an error about a full disk before the start, because S3 would report only an internal error."""
         free = free_mb(self.directory)
         if free < ROOM_MB:
             raise SandboxError(

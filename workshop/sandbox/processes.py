@@ -95,9 +95,8 @@ def find(belongs: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
     """Return the running processes of this machine that belong together.
 
     Args:
-        belongs: tells whether a process belongs to them. An error of the system means that the process does not
-        belong to them: the process is another
-            user's, or has just ended.
+        belongs: tells whether a process belongs to them. A process that raises an error of the system does
+            not belong: the process is another user's, or has just ended.
     """
     found = []
     for process in psutil.process_iter():

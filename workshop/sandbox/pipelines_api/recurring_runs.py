@@ -1,4 +1,4 @@
-"""The RecurringRun service. It also creates the runs that are due."""
+"""The RecurringRun service, and the creation of the runs that are due."""
 
 import logging
 from time import time as now
