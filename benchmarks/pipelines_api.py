@@ -1,8 +1,8 @@
 """Measures the sandbox's Pipelines API, on a fresh sandbox: `make bench`.
 
 The benchmark measures the time of requests with few and many runs in the database, the time of a task that does
-nothing, and the time until the server answers after a `kill -9`. It prints tables, and writes them with a picture to
-`benchmarks/results`. It fails only when something does not work.
+nothing, and the time until the server answers after a `kill -9`. The benchmark prints tables, and writes them with
+a picture to `benchmarks/results`. The benchmark fails only when a measured program does not work.
 """
 
 import sys

@@ -177,7 +177,7 @@ if ! $new; then
   case " $tags " in
     *" project=first-kubeflow-pipeline "*) ;;
     "  ")
-      # A bucket may hold old versions of deleted objects. They count as data of another project.
+      # A bucket may hold old versions of deleted objects. The script treats old versions as data of another project.
       ws_ask_aws s3api list-object-versions --bucket "$bucket" --max-keys 1 --no-paginate \
         --query "[Versions[0].Key, DeleteMarkers[0].Key]" --output text
       if [ "$(tr -d '[:space:]' <<<"$ANSWER")" = NoneNone ]; then new=true; else ours=false; fi ;;

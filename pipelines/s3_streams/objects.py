@@ -58,7 +58,7 @@ class S3Object:
         return found
 
     def read_twice(self, start: int, end: int) -> bytes:
-        """Read a range twice; return it only if both reads agree. This is for bytes without a checksum.
+        """Read a range twice; return it only if both reads agree. Use this method for bytes without a checksum.
 
         Raises:
             S3Error: S3 refuses or fails, or the reads keep differing.

@@ -74,7 +74,7 @@ class Uploads:
 
         Args:
             files: all files that will be added.
-            source_key: the key of the object that the files come from. It must not be overwritten.
+            source_key: the key of the object that the files come from. No file may overwrite this object.
 
         Raises:
             ValueError: S3 would not take a key, or a key is not below the prefix or is `source_key`.

@@ -13,9 +13,9 @@ from workshop.lessons import prepare_folder
 from workshop.project import ROOT
 from workshop.toc import lessons
 
-# These take the longest; `make run` runs them, too.
+# These lessons take the longest; `make run` runs them, too.
 SLOW = ("01", "02", "04", "05", "06", "09")
-# These look only at their own bucket and at their own runs.
+# These lessons look only at their own bucket and at their own runs.
 SHARE_S3 = ("03", "04", "05", "06")
 SANITIZE = ROOT / "tests" / "lessons" / "nbval_sanitize.cfg"
 

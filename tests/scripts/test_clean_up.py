@@ -221,7 +221,7 @@ def test_a_cluster_by_eksctl_is_deleted_by_eksctl(shell, eks):
     done = shell.run("clean_up.py", "--yes", AWS_DEFAULT_REGION="us-east-1")
     association, cluster = shown.stdout.splitlines()
     assert changes(shell) == [as_call(association), cluster]
-    # This AWS still shows the cluster afterwards: that is no success.
+    # This AWS still shows the cluster after the deletion, so the script must report a failure.
     assert done.returncode == 1 and "AWS still bills some of it" in done.stderr
     assert "cluster\tkubeflow-demo" in done.stderr
     # The price of a spot instance is not made up.

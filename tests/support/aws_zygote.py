@@ -30,9 +30,9 @@ REAL_PROGRAM = Path(sys.executable).with_name("aws")
 STARTS_WITHIN_SECONDS = 120
 _LENGTH_BYTES = 8
 
-# The client imports as little as it can, because its start takes most of the time of a call. It runs with the
-# Python below the
-# environment, because the path of the environment may hold a space, which a first line cannot.
+# The client imports as little as it can, because its start takes most of the time of a call. The client's first
+# line names the Python on which the environment is based. The path of the environment may hold a space, and a first
+# line must not.
 _CLIENT = """#!{python} -IS
 import array, json, os, socket, sys
 umask = os.umask(0)

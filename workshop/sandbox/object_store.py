@@ -39,7 +39,8 @@ class ObjectStore(Server):
     def command(self, ports: Mapping[str, int]) -> list[str]:
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
-        # The last start left this file. It would replace the defaults of all options that are not given here.
+        # The last start left this file. SeaweedFS would read the file in place of its defaults for options that are
+        # not given here.
         (data / "mini.options").unlink(missing_ok=True)
         return [
             _weed(),

@@ -1,6 +1,6 @@
 """Tasks in containers. A fake Docker client runs their commands as processes.
 
-The tests with the mark `docker` use a real Docker engine. They build their own image and need no registry.
+The tests with the mark `docker` use a real Docker engine. These tests build their own image and need no registry.
 """
 
 import json

@@ -53,7 +53,7 @@ class Dispatcher:
         database: the database file, for the workers.
         sandbox: the sandbox's folder.
         runner: how tasks are executed.
-        fire_due: creates the runs of recurring runs that are due. It returns the seconds until the next call.
+        fire_due: creates the runs of recurring runs that are due, and returns the seconds until the next call.
     """
 
     def __init__(

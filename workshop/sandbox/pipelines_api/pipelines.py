@@ -112,7 +112,7 @@ def router(store: Store) -> APIRouter:
 
     @routes.delete("/{pipeline_id}")
     def delete_pipeline(pipeline_id: str, cascade: bool = False) -> dict:
-        """Delete a pipeline. It may have versions only if `cascade` is set. Runs stay."""
+        """Delete a pipeline. A pipeline that has versions is deleted only if `cascade` is set. Runs stay."""
         with store.writing() as session:
             found = find(session, Pipeline, pipeline_id)
             count = select(func.count()).select_from(PipelineVersion).where(PipelineVersion.pipeline_id == pipeline_id)

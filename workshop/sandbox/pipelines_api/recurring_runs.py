@@ -159,7 +159,8 @@ def _trigger(body: messages.Trigger | None) -> dict:
 
 
 def _fire_one(store: Store, identifier: str, moment: float, runner: Runner) -> float:
-    """Create the due runs of one recurring run, and return the seconds until its next run. It raises no exception."""
+    """Create the due runs of one recurring run, and return the seconds until its next run. This function raises no
+    exception."""
     try:
         for _ in range(MAX_CONCURRENCY):
             wait = _fire(store, identifier, moment, runner)

@@ -144,8 +144,7 @@ def _job(store: Store, data: Path, sandbox: Path, run_id: str, runner: Runner) -
 def _take_successful_tasks(store: Store, folder: run_folder.RunFolder, run_id: str) -> Mapping[str, Task]:
     """Return the successful tasks of an earlier attempt at this run, and delete its other tasks.
 
-    The records of the successful tasks stay in the database. They are not lost if this attempt ends before it reaches
-    them.
+    The records of the successful tasks stay in the database. No record is lost if this attempt ends early.
     """
     with store.writing() as session:
         rows = session.exec(select(TaskRecord).where(TaskRecord.run_id == run_id)).all()

@@ -34,7 +34,7 @@ def run(
     Args:
         job: the run. Its folder is mounted at the same path.
         running: stops the container when the run is stopped.
-        image: the image. It is pulled if it does not exist on this machine.
+        image: the image. The engine pulls an image that does not exist on this machine.
         command: the entry point and its arguments. With an empty entry point, the entry point of the image is used.
         environment: variables in addition to the variables of the image.
         folder: the working folder.

@@ -120,7 +120,7 @@ def _environment() -> Any:
 
 
 def _parse_json(text: str) -> Any:
-    # The JSON decoder of Go turns every number into a double. It rejects NaN, infinity and numbers that overflow.
+    # The JSON decoder of Go turns every number into a double, and rejects NaN, infinity and numbers that overflow.
     return json.loads(text, parse_int=_finite, parse_float=_finite, parse_constant=_finite)
 
 

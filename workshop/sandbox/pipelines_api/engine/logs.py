@@ -15,7 +15,8 @@ _EXPLAINED = {
 
 
 def reason(log: Path, start: int, exit_code: int) -> str:
-    """Return why a process failed: the exception that Python printed last, or else the last line of its output.
+    """Return the reason why a process failed: the exception that Python printed last, or else the last line of its
+    output.
 
     Args:
         log: the log that contains its output.

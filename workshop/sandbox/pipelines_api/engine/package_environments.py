@@ -38,7 +38,8 @@ def split(command: list[str]) -> tuple[str, list[str]]:
     installs = "pip install" in script and script.rstrip().endswith('"$0" "$@"')
     if not installs:
         return "", command
-    # `use_venv` adds commands that create an environment. They are not needed: this module creates one.
+    # `use_venv` adds commands that create an environment. This module removes the commands and creates the
+    # environment itself.
     return _OWN_ENVIRONMENT.sub(":", script), command[3:]
 
 

@@ -44,7 +44,7 @@ def execute(job: Job, records: Records, cancelled: threading.Event) -> Outcome:
 
 
 class Run:
-    """A run in progress. It implements `node.Runtime` for its nodes.
+    """A run in progress, which implements `node.Runtime` for its nodes.
 
     Args:
         job: the run.
