@@ -145,7 +145,8 @@ def main() -> None:
 
 @contextmanager
 def sandbox() -> Iterator[Path]:
-    """Start a sandbox for this process, and return a folder for temporary files. Both are deleted at the end."""
+    """Start a sandbox for this process, and return a folder for temporary files. The sandbox and the folder are
+    deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
         own = Sandbox(Path(name) / "sandbox")
         try:

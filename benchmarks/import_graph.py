@@ -22,7 +22,7 @@ def build(folder: Path) -> networkx.DiGraph:
     """Return the import graph of a checkout.
 
     Args:
-        folder: a checkout of the project. Its modules are read but not imported.
+        folder: a checkout of the project. The modules of the project are read but not imported.
 
     Returns:
         One node per module, and one edge from each module to each module that it imports.

@@ -133,7 +133,7 @@ class Account:
         ]
 
     def _find_associations(self) -> list[Item]:
-        """Find the resources that `grant_s3_access.sh` made. Other associations go with the cluster."""
+        """Find the resources that `grant_s3_access.sh` made. EKS deletes all other associations with the cluster."""
         try:
             found = self._list(
                 "eks",

@@ -41,7 +41,7 @@ _NO_AWS_FILES = {
 def for_lessons(environment: Mapping[str, str], ipython_folder: Path) -> dict[str, str]:
     """Return the environment for a lesson's kernel.
 
-    AWS settings stay: on a real target they choose the account. `connect()` replaces them on the sandbox.
+    AWS settings stay: on a real target they choose the account. On the sandbox, `connect()` replaces the AWS settings.
 
     Args:
         environment: the environment to begin with.

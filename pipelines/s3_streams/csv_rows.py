@@ -8,7 +8,8 @@ from pipelines.s3_streams.csv_detection import is_mostly_utf_8, one_byte_encodin
 
 MAX_ROW_BYTES = 8 << 20
 QUOTED = re.compile(rb'"[^"]*"')
-# All bytes but separators, line breaks and quotes. Without these bytes, a row of three fields is `,,` and a line break.
+# All bytes except separators, line breaks and quotes. Without these bytes, a row of three fields is `,,` and a line
+# break.
 FIELD_BYTES = bytes(set(range(256)) - set(b',\n"'))
 
 

@@ -121,7 +121,7 @@ class S3Object:
             raise ConnectionError("the MD5 of the received bytes is not the one that S3 stores")
 
     def get(self, start: int, end: int) -> Any:
-        """Return the body of a GET response for a range; S3 refuses it if the object was replaced."""
+        """Return the body of a GET response for a range; S3 refuses the request if the object was replaced."""
         return client().get_object(
             Bucket=self.bucket, Key=self.key, Range=f"bytes={start}-{end - 1}", IfMatch=self._etag
         )["Body"]

@@ -44,7 +44,7 @@ def nbval(notebook):
 )
 def test_a_lesson_shows_what_is_stored_in_it(lesson, request, tmp_path):
     own = request.getfixturevalue("borrowing_sandbox" if lesson.name.startswith(SHARE_S3) else "sandbox")
-    own.up()  # so that no cell says that it waits for a server, on a machine that is busy
+    own.up()  # on a busy machine, a cell would otherwise print that it waits for a server
     prepare_folder(tmp_path)
     notebook = tmp_path / lesson.path.name
     shutil.copy(lesson.path, notebook)

@@ -106,14 +106,14 @@ def _answer(connection: socket.socket) -> NoReturn:
         os.umask(umask)
         os.environ.clear()
         os.environ.update(environment)
-        importlib.reload(sys.modules["awscli"])  # at its import, it adds a variable to the environment
+        importlib.reload(sys.modules["awscli"])  # the import of awscli adds an environment variable
         sys.argv = words
         sys.stdin = open(0)  # noqa: SIM115
         sys.stdout = open(1, "w")  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
         status = _run_real_program()
     except Exception:
-        traceback.print_exc()  # else os._exit would hide it
+        traceback.print_exc()  # os._exit prints no traceback
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):

@@ -169,8 +169,8 @@ class Sandbox:
     def task_packages(self) -> Path:
         """Make the temporary folder for packages that this process and its tasks install with pip, and return it.
 
-        `kfp.local` installs a component's `packages_to_install` into the notebook's environment. On the sandbox, pip
-        installs them here instead. The folders of ended processes are deleted.
+        `kfp.local` installs a component's `packages_to_install` into the notebook's environment. On the sandbox,
+        pip installs the packages in this folder instead. The folders of ended processes are deleted.
         """
         parent = self.directory / "task-packages"
         mine = parent / f"{os.getpid()}@{start_mark(os.getpid())}"
@@ -213,7 +213,7 @@ class Sandbox:
             write_atomically(self._kubeconfig, NO_CLUSTER)
 
     def _running(self, *names: str) -> dict[str, Record]:
-        """Return the records of these servers. All of them must run."""
+        """Return the records of these servers. All these servers must run."""
         supervisor = self._supervisor(Identity.new())
         found = {server.name: supervisor.record(server) for server in supervisor.servers if server.name in names}
         records = {name: record for name, record in found.items() if record}

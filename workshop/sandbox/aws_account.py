@@ -118,7 +118,7 @@ def has_cluster(address: str) -> bool:
     Args:
         address: the address of the account, such as `http://127.0.0.1:5005`.
     """
-    # moto finds the service in this part of a signature. Importing boto3 would take longer than the request.
+    # moto finds the service in the credential part of a signature. Importing boto3 would take longer than the request.
     scope = {"Authorization": f"AWS4-HMAC-SHA256 Credential=seed/20260101/{REGION}/eks/aws4_request"}
     request = urllib.request.Request(f"{address}/clusters/{CLUSTER}/node-groups/{NODE_GROUP}", headers=scope)
     try:
@@ -131,7 +131,8 @@ def has_cluster(address: str) -> bool:
 
 
 def make_cluster(address: str) -> None:
-    """Make the missing parts of the EKS cluster of lesson 01. Its node role may do everything but pull from ECR.
+    """Make the missing parts of the EKS cluster of lesson 01. The role of the cluster's nodes may do everything
+    except pull from ECR.
 
     Args:
         address: the address of the account, such as `http://127.0.0.1:5005`.

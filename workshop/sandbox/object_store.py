@@ -88,8 +88,8 @@ class ObjectStore(Server):
     def seed(self, record: Record) -> None:
         """Write one object and read it back.
 
-        After a restart, S3 answers some seconds before it finds its volumes. Each request is made once: a client that
-        tries again by itself pauses longer and longer.
+        After a restart, S3 answers some seconds before it finds its volumes. Each request is made once, because a
+        client with its own retries makes growing pauses.
 
         Raises:
             NotYet: S3 refuses one of the requests.

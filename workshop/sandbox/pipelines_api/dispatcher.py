@@ -84,7 +84,7 @@ class Dispatcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """End all workers and the dispatcher. Their runs become FAILED with the reason."""
+        """End all workers and the dispatcher. The runs of the workers become FAILED with the reason."""
         self._stopping = True
         self.wake()
         self._thread.join(timeout=3)

@@ -84,7 +84,7 @@ def router(store: Store) -> APIRouter:
 
     @routes.post("/upload")
     async def upload_pipeline(request: Request, name: str = "", display_name: str = "", description: str = "") -> dict:
-        """Create a pipeline and its first version. Both have the same name."""
+        """Create a pipeline and its first version with the same name."""
         content, filename = await _uploaded(request)
         return await run_in_threadpool(_create_from_file, store, content, filename, (name, display_name, description))
 
@@ -148,7 +148,7 @@ def router(store: Store) -> APIRouter:
 
     @routes.delete("/{pipeline_id}/versions/{pipeline_version_id}")
     def delete_pipeline_version(pipeline_id: str, pipeline_version_id: str) -> dict:
-        """Delete a version. Its runs stay and can be retried."""
+        """Delete a version. The runs of the version stay and can be retried."""
         with store.writing() as session:
             session.delete(find_version(session, pipeline_id, pipeline_version_id))
         return {}

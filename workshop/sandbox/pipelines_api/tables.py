@@ -48,7 +48,7 @@ class Manifest(SQLModel, table=True):
 
 
 class Pipeline(SQLModel, table=True):
-    """A pipeline: the common name of its versions."""
+    """A pipeline: a name that groups versions."""
 
     sequence: int | None = Field(default=None, primary_key=True)
     pipeline_id: str = Field(index=True, unique=True)

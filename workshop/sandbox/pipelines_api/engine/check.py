@@ -55,8 +55,8 @@ def check(job_spec: Spec, platform: Spec, runner: str) -> tuple[list[str], list[
         runner: "subprocess" or "docker".
 
     Returns:
-        Errors (why the pipeline cannot run) and warnings (settings that are ignored). Each is a sentence that names
-        the task.
+        Errors (why the pipeline cannot run) and warnings (settings that are ignored). Each error or warning is a
+        sentence that names the task.
     """
     try:
         places = list(spec.walk(job_spec))

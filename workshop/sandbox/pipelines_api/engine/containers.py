@@ -32,7 +32,7 @@ def run(
     """Run a task's container until it ends, then remove the container.
 
     Args:
-        job: the run. Its folder is mounted at the same path.
+        job: the run. The folder of the run is mounted at the same path.
         running: stops the container when the run is stopped.
         image: the image. The engine pulls an image that does not exist on this machine.
         command: the entry point and its arguments. With an empty entry point, the entry point of the image is used.

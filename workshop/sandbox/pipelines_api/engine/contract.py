@@ -124,7 +124,7 @@ class Result:
 
 
 class Records(Protocol):
-    """Where the engine records the tasks of a run. Its methods are called from several threads."""
+    """Where the engine records the tasks of a run. Several threads call these methods."""
 
     def save(self, task: Task) -> None:
         """Store the current state of a task; called at every change."""

@@ -106,7 +106,7 @@ def compile_selector(selector: str) -> Any:
 
 @cache
 def _environment() -> Any:
-    """Return the CEL environment. Its names are the ones that the real server defines and the compiler uses."""
+    """Return the CEL environment. It defines the names that the real server defines and the compiler uses."""
     kinds = cel.Type
     return cel.NewEnv(
         variables={

@@ -18,7 +18,7 @@ TERMINATE_WITHIN_SECONDS = 2
 
 
 class Running:
-    """The processes and containers of a run. All of them can be stopped together."""
+    """The processes and containers of a run, which can be stopped together."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

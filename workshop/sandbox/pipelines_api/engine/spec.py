@@ -77,7 +77,7 @@ def follows_failures(task: Spec) -> bool:
 
 
 def command_of(executor: Spec) -> list[str]:
-    """Return the command and the arguments of a container. Their placeholders are not replaced."""
+    """Return the command and the arguments of a container, with unreplaced placeholders."""
     container = executor["container"]
     return [*container.get("command", []), *container.get("args", [])]
 
