@@ -25,7 +25,7 @@ def main() -> None:
     def tell(what: str) -> None:
         console.print(f"{time.monotonic() - begun:6.1f} s  {what}", markup=False)
 
-    machine = report.machine()  # before the benchmark itself adds load
+    machine = report.machine()  # the benchmark adds load later
     try:
         tell("starting a sandbox")
         with fresh_server() as server:

@@ -244,7 +244,7 @@ def _skips(cells) -> Iterator[str]:
 
 
 def _spent(cells, notebook, seconds: float, imports: float) -> dict[str, float]:
-    """Return the seconds of a lesson, by part."""
+    """Return the seconds of each part of a lesson: kernel, imports, other work, and all."""
     first = min((_time(cell.metadata.papermill.start_time) for cell in notebook.cells if _started(cell)), default=None)
     kernel = first - _time(notebook.metadata.papermill.start_time) if first else 0.0
     work = sum(cell.metadata.papermill.duration for cell in cells) - imports

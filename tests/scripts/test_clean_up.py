@@ -159,7 +159,7 @@ def test_what_is_not_the_projects_is_left_alone(clean_up, project):
     project.make_repository(tagged=False)
     other = Project.__new__(Project)
     other.__dict__ |= project.__dict__ | {"cluster": f"{project.cluster}-2"}
-    other.make_role()  # of a cluster whose name only begins alike
+    other.make_role()  # this cluster's name only begins like the name of the test's cluster
     before = project.left()
     done = clean_up("--yes")
     assert done.returncode == 0 and done.stdout == NOTHING

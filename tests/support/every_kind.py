@@ -226,7 +226,7 @@ def nested_artifacts() -> str:
     return read_all(data=dsl.Collected(written.outputs["data"])).output
 
 
-# Nested pipelines, defaults, types.
+# Pipelines with nested pipelines, defaults and types.
 
 
 @dsl.component(**OPTIONS)

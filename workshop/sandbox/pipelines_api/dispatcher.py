@@ -194,7 +194,7 @@ class Dispatcher:
 
     def _finalize(self, run_id: str, reason: str) -> None:
         """End a run whose worker process is gone. Delete the folder of a run that was deleted."""
-        self.folder(run_id).keep_only_logs()  # first, because on a full disk the database needs the room
+        self.folder(run_id).keep_only_logs()  # the database may need the space on a full disk
         with self._store.writing() as session:
             run = session.exec(select(Run).where(Run.run_id == run_id)).first()
             if run is not None and run.state in STARTED:

@@ -51,7 +51,7 @@ def work(database: Path, sandbox: Path, run_id: str, runner: Runner, orders: Con
     if outcome.state == "FAILED" and (full := full_disk(sandbox)):
         outcome = Outcome("FAILED", f"{full} {outcome.error}")
     ended_early = stop.server_ended and outcome.state != "SUCCEEDED"
-    folder.keep_only_logs()  # first, because on a full disk the database needs the room
+    folder.keep_only_logs()  # the database may need the space on a full disk
     _finish(store, run_id, Outcome("FAILED", SERVER_ENDED) if ended_early else outcome)
     store.close()
 

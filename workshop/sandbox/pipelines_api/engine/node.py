@@ -149,7 +149,8 @@ class Node:
             return
         ended = replace(self.task, state=state, error=error, ended=time.time())
         self.run.save(ended)
-        # Assigned after the save: a node that could not be saved has not ended, and the run tries to end it again.
+        # The assignment follows the save: a node that could not be saved has not ended, and the run ends the node
+        # later.
         self.task = ended
         if self.parent:
             self.run.post(self.parent.advance)
