@@ -61,7 +61,7 @@ def as_dot(graph: networkx.DiGraph) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the graph. Return 1 if it contains a circle, else 0."""
+    """Print the graph. Return 1 if the graph contains a circle, else 0."""
     parser = argparse.ArgumentParser(description="Print the import graph of the project.")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[1], help="another checkout")
     parser.add_argument("--edges", action="store_true", help="print every import")

@@ -82,7 +82,7 @@ class StartUp:
 
 
 def measure(server: Server, tell: Callable[[str], None]) -> StartUp:
-    """Measure tasks that do nothing. The compared ways take turns, so other load on the machine meets all of them.
+    """Measure tasks that do nothing. The compared ways take turns, so other load on the machine affects all ways.
 
     Args:
         server: the server.

@@ -369,7 +369,7 @@ class Account:
     def free_network(self) -> Iterator[Step]:
         """Delete what keeps a stack of eksctl from deleting its network, once the cluster is gone.
 
-        These are network interfaces of pods, and security groups of services. Nothing uses them any more.
+        These are network interfaces of pods, and security groups of services. No other resource uses them any more.
         https://github.com/eksctl-io/eksctl/issues/7589
         """
         filters = [
@@ -535,7 +535,7 @@ def batches(objects: list[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
 
 
 def no_object_is_left(answer: Any) -> None:
-    """Raise when S3 did not delete some objects of a batch: S3 reports them in a successful answer."""
+    """Raise when S3 did not delete some objects of a batch: S3 reports the failed objects in a successful answer."""
     if errors := answer.get("Errors"):
         first = errors[0]
         raise ScriptError(

@@ -48,7 +48,8 @@ ws_read_settings() {
     case "$name" in "" | \#*) continue ;; esac
     case "$settings" in *" ${name%%=*} "*) ;; *) printf -v "${name%%=*}" %s "${name#*=}" ;; esac
   done <"$PROJECT/versions.env"
-  # The AWS CLI fails when the variable of the region is empty. Version 2 prefers AWS_REGION. Version 1 ignores it.
+  # The AWS CLI fails when the variable of the region is empty. Version 2 prefers AWS_REGION. Version 1 ignores
+  # AWS_REGION.
   if [ -n "$AWS_DEFAULT_REGION" ]; then
     export AWS_DEFAULT_REGION AWS_REGION="$AWS_DEFAULT_REGION"
   else

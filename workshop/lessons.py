@@ -139,7 +139,7 @@ def run_one(
 
 
 def prepare_folder(output: Path) -> None:
-    """Make the folder in which lessons run. Like `notebooks/`, it holds the pictures, but no notebook.
+    """Make the folder in which lessons run. Like `notebooks/`, the folder holds the pictures, but no notebook.
 
     Raises:
         WorkshopError: the folder cannot be written.
@@ -318,7 +318,7 @@ def _without_traces(notebook):
 
 
 def _with_whole_streams(path: Path):
-    """Join the streams of an executed notebook, as JupyterLab shows them; write it back and return it."""
+    """Join the streams of an executed notebook, as JupyterLab shows them; write the notebook back and return it."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":

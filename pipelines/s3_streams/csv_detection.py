@@ -27,7 +27,7 @@ def checked_separator(separator: str) -> str:
     """Return the separator that a caller gives, with `tab` and `\\t` as a tab.
 
     Raises:
-        ValueError: it cannot separate fields.
+        ValueError: the separator is not a single character that can separate fields.
     """
     separator = {"\\t": "\t", "tab": "\t"}.get(separator, separator)
     if len(separator) > 1 or separator in ('"', "\n", "\r"):
@@ -41,7 +41,7 @@ def checked_encoding(encoding: str) -> str:
     """Return Python's name for the encoding that a caller gives; "" for "".
 
     Raises:
-        ValueError: Python does not know it.
+        ValueError: Python does not know the encoding.
     """
     try:
         return encoding and codecs.lookup(encoding).name

@@ -92,7 +92,7 @@ class EncodingCheck:
     Args:
         address: the URI of the file, for messages.
         encoding: the encoding of the file.
-        is_given: whether the caller has given this encoding. Else the file's start has shown it.
+        is_given: whether the caller has given this encoding. Otherwise, the start of the file has shown the encoding.
     """
 
     def __init__(self, address: str, encoding: str, is_given: bool) -> None:

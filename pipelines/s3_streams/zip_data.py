@@ -13,8 +13,8 @@ from pipelines.s3_streams.objects import S3Object
 
 # The most bytes in an inflated piece.
 PIECE = 1 << 20
-# The compressed bytes that are inflated in one call. These bytes may inflate to a thousand times as many, in many
-# pieces.
+# The compressed bytes that are inflated in one call. A zip bomb inflates to a thousand times as many bytes, so the
+# output comes in many pieces.
 INPUT_BYTES = 256 << 10
 # A gap of at most this many bytes between two wanted files is fetched, too: that is cheaper than another request.
 MAX_GAP_BYTES = 256 << 10

@@ -1,4 +1,4 @@
-"""The files of `deploy/` are valid for Kubernetes, eksctl, kind and IAM, as far as published schemas show it."""
+"""The files of `deploy/` are valid for Kubernetes, eksctl, kind and IAM, as far as published schemas can show."""
 
 import copy
 import importlib

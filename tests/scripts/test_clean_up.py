@@ -180,7 +180,8 @@ def test_what_was_half_deleted_is_finished_and_a_bucket_without_the_tag_goes_whe
 
 @pytest.fixture
 def eks(shell):
-    """Start an AWS that has a cluster made by eksctl, and nothing else; answers given to it replace its own."""
+    """Start an AWS that has a cluster made by eksctl, and nothing else; the given answers replace the default
+    answers."""
     started = []
 
     def start(**answers) -> AwsStandIn:

@@ -42,7 +42,7 @@ def arguments_of(kind: Kind, folder: str = "", uri: str = "") -> dict:
     return {name: fill.get(value, value) if isinstance(value, str) else value for name, value in kind.arguments.items()}
 
 
-# Components. Most of them only return a value.
+# Components. Most of these pipelines only return a value.
 
 
 @dsl.component(**OPTIONS)

@@ -1,4 +1,4 @@
-"""The cluster on one machine: real servers on loopback, started when a lesson needs them."""
+"""The cluster on one machine: real servers on loopback, which start when a lesson needs them."""
 
 import atexit
 import json

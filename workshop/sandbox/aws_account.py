@@ -42,7 +42,7 @@ class AwsAccount(Server):
     name = "aws-account"
     stands_for = "AWS: STS, IAM, EKS, ECR (moto)"
     usual_ports = {"http": 5005}
-    stop_within_seconds = 0  # every request is in the recording before it is answered
+    stop_within_seconds = 0  # the recorder writes a request before moto answers
 
     def command(self, ports: Mapping[str, int]) -> list[str]:
         return [sys.executable, "-m", "workshop.sandbox.moto_server", "-H", HOST, "-p", str(ports["http"])]

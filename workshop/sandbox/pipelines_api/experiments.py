@@ -27,7 +27,7 @@ FIELDS = {
 
 
 def default(session: Session) -> Experiment:
-    """Return the default experiment. Create it if it does not exist."""
+    """Return the default experiment. Create the experiment if it does not exist."""
     found = session.exec(select(Experiment).where(Experiment.display_name == DEFAULT)).first()
     if found:
         return found

@@ -95,7 +95,7 @@ def _check_type(request: Request) -> None:
 
 
 async def _read(receive: Receive) -> bytes:
-    """Read a body. Keep at most `MAX_BODY` bytes of it."""
+    """Read a body. Keep at most `MAX_BODY` bytes of the body."""
     chunks, size, more = [], 0, True
     while more:
         message = await receive()

@@ -61,7 +61,7 @@ class Store:
                 self._s3().upload_file(str(file), bucket, name, Callback=self._stop_if_cancelled())
 
     def fetch(self, uri: str) -> Path:
-        """Return the local file or folder of a URI. Download it if necessary.
+        """Return the local file or folder of a URI. Download the artifact if necessary.
 
         Raises:
             EngineError: the artifact cannot be downloaded.

@@ -67,12 +67,12 @@ def remove_containers(run_id: str) -> None:
     """Remove the containers of a run after its worker process has ended.
 
     Args:
-        run_id: the run. No process of it may start containers any more.
+        run_id: the run. No process of this run may start containers any more.
     """
     from docker.errors import DockerException
     from requests import RequestException
 
-    # If Docker does not answer, it runs no containers.
+    # If Docker does not answer, no container runs.
     with suppress(EngineError, DockerException, RequestException):
         client = _client()
         try:

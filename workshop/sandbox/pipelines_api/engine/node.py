@@ -1,8 +1,7 @@
 """Defines the nodes of a run, and the methods of the run that nodes may call.
 
 All nodes live in one thread, the run's event loop. The state of the nodes therefore needs no locks. Only the work
-of a task
-happens in other threads; `run.Run` brings its result back to the event loop.
+of a task happens in other threads; `run.Run` brings its result back to the event loop.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 On a cluster, a lightweight component installs its packages when its container starts. Here, the same command runs once
 in a separate virtual environment. That environment sees the packages of the environment in which tasks run, so pip does
-not install them again. Tasks with other packages do not see it.
+not install them again. Tasks with other packages do not see the environment.
 """
 
 import hashlib
