@@ -50,10 +50,9 @@ were built on this machine in one run, on the same base: Debian with its Python 
 test asserts one.
 
 The naive image has build tools and the same packages without versions, and runs as root. The naive image does not
-hold kfp, so its
-task begins with the command that `dsl.component` adds: `pip install kfp=={version("kfp")}`. The component image holds
-kfp, and its task has `install_kfp_package=False`. The package index is near; over a slow line, the naive task waits
-longer."""
+hold kfp, so its task begins with the command that `dsl.component` adds: `pip install kfp=={version("kfp")}`. The
+component image holds kfp, and its task has `install_kfp_package=False`. The package index is near; over a slow line,
+the naive task waits longer."""
 
 
 @dataclass

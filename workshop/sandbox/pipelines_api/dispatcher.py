@@ -116,7 +116,7 @@ class Dispatcher:
         """Return the folder of a run.
 
         Args:
-            run_id: the id of a run that is in the database. Never pass text from a request.
+            run_id: the id of a run that is in the database. Never pass text from a request, because the id becomes part of a path.
         """
         return run_folder.of_run(self._database.parent, run_id)
 

@@ -18,7 +18,7 @@ from workshop.sandbox.pipelines_api.schedules import MAX_INTERVAL, NEVER, cron_p
 from workshop.sandbox.pipelines_api.tables import RecurringRun, Run, Store, manifest, store_manifest
 
 MAX_CONCURRENCY = 10
-CHECK_SECONDS = 60.0  # a check happens at least this often, because the clock may be set
+CHECK_SECONDS = 60.0  # the longest time between two checks: a changed clock makes runs due earlier
 CHECK_SOON_SECONDS = 0.1
 log = logging.getLogger("uvicorn.error")
 FIELDS = {

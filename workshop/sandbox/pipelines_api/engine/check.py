@@ -147,7 +147,7 @@ def _of_pipeline(job_spec: Spec, platform: Spec) -> Iterator[str]:
 
 
 def _names(value: Any) -> Iterator[str]:
-    """Yield the names of missing variables, or else of paths, or else of their sources."""
+    """Yield a name for each ignored setting: its variables, else its name, path or source."""
     for entry in value if isinstance(value, list) else [value]:
         if not isinstance(entry, Mapping):
             continue
