@@ -197,7 +197,9 @@ class Supervisor:
         """Stop an unusable server, and return the error that gives the reason."""
         log = self.log(server, 15)
         self._stop(server)
-        reason = full_disk(self.directory) or "Correct the error in the log, then start again: workshop sandbox up"
+        reason = (
+            full_disk(self.directory) or "Correct the error that the log shows, then start again: workshop sandbox up"
+        )
         return SandboxError(
             f"the sandbox's {server.name} {what}. The end of its log ({self._log_path(server)}):\n{log or '(empty)'}\n"
             f"{reason}"

@@ -116,7 +116,8 @@ class Dispatcher:
         """Return the folder of a run.
 
         Args:
-            run_id: the id of a run that is in the database. Never pass text from a request, because the id becomes part of a path.
+            run_id: the id of a run that is in the database. The id becomes part of a path, so never pass text from a
+                request.
         """
         return run_folder.of_run(self._database.parent, run_id)
 
