@@ -114,7 +114,7 @@ class Sandbox:
         return self._supervisor(Identity.new()).down()
 
     def reset(self) -> None:
-        """Stop every server and delete all that the sandbox has kept: objects, account, keys."""
+        """Stop every server and delete the sandbox's data: objects, account, keys."""
         self._supervisor(Identity.new()).reset()
 
     def status(self) -> list[tuple[Server, Record | None, bool]]:
