@@ -1,1 +1,1 @@
-"""Measurements. They are not tests: no benchmark fails because something is slow."""
+"""Measurements. A benchmark is not a test, and does not fail because the code is slow."""

@@ -53,7 +53,7 @@ def measure(server: Server, tell: Callable[[str], None]) -> dict[str, dict[int, 
     """Measure every kind of request at every size of the database.
 
     Args:
-        server: a server with an empty database. The runs of the benchmark stay in it.
+        server: a server with an empty database. The runs of the benchmark stay in the database.
         tell: prints the current step.
 
     Returns:

@@ -2,8 +2,8 @@
 
 Every way does the same work on the same S3, in its own process, in turns. Compare the ways by the ratios of their
 times within one turn. The
-benchmark prints tables, and writes them with a picture to `benchmarks/results`. It fails only when something does not
-work. `python -m benchmarks.data_path SIZE...` measures only some sizes, such as 0.25.
+benchmark prints tables, and writes them with a picture to `benchmarks/results`. The benchmark fails only when a
+measured program does not work. `python -m benchmarks.data_path SIZE...` measures only some sizes, such as 0.25.
 """
 
 import json
@@ -145,7 +145,8 @@ def main() -> None:
 
 @contextmanager
 def sandbox() -> Iterator[Path]:
-    """Start a sandbox for this process, and return a folder for temporary files. Both are deleted at the end."""
+    """Start a sandbox for this process, and return a folder for temporary files. The sandbox and the folder are
+    deleted at the end."""
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
         own = Sandbox(Path(name) / "sandbox")
         try:

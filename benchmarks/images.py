@@ -1,8 +1,9 @@
 """Measures the component image beside an image as old tutorials make it: `python -m benchmarks.images`.
 
 Both images are built on the same base, and run the same component, which does nothing. The benchmark needs Docker and a
-base image: `python tests/support/base_image.py` makes the default one, as root with debootstrap. It prints tables, and
-writes them with a picture to `benchmarks/results`. It fails only when something does not work.
+base image: `python tests/support/base_image.py` makes the default one, as root with debootstrap. The benchmark
+prints tables, and writes them with a picture to `benchmarks/results`. The benchmark fails only when a measured
+program does not work.
 """
 
 import json
@@ -48,10 +49,10 @@ INTRODUCTION = f"""\
 were built on this machine in one run, on the same base: Debian with its Python and pip. No figure is a promise, and no
 test asserts one.
 
-The naive image has build tools and the same packages without versions, and runs as root. It does not hold kfp, so its
-task begins with the command that `dsl.component` adds: `pip install kfp=={version("kfp")}`. The component image holds
-kfp, and its task has `install_kfp_package=False`. The package index is near; over a slow line, the naive task waits
-longer."""
+The naive image has build tools and the same packages without versions, and runs as root. The naive image does not
+hold kfp, so its task begins with the command that `dsl.component` adds: `pip install kfp=={version("kfp")}`. The
+component image holds kfp, and its task has `install_kfp_package=False`. The package index is near; over a slow line,
+the naive task waits longer."""
 
 
 @dataclass

@@ -22,7 +22,7 @@ def build(folder: Path) -> networkx.DiGraph:
     """Return the import graph of a checkout.
 
     Args:
-        folder: a checkout of the project. Its modules are read but not imported.
+        folder: a checkout of the project. The modules of the project are read but not imported.
 
     Returns:
         One node per module, and one edge from each module to each module that it imports.
@@ -61,7 +61,7 @@ def as_dot(graph: networkx.DiGraph) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the graph. Return 1 if it contains a circle, else 0."""
+    """Print the graph. Return 1 if the graph contains a circle, else 0."""
     parser = argparse.ArgumentParser(description="Print the import graph of the project.")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[1], help="another checkout")
     parser.add_argument("--edges", action="store_true", help="print every import")

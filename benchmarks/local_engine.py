@@ -1,7 +1,8 @@
 """Runs one pipeline of `zero_work` with `kfp.local`, and prints the seconds: `python -m benchmarks.local_engine NAME`.
 
-This is its own process, because a process can set up `kfp.local` only once, and because `kfp.local` writes to standard
-output. With the second argument `venv`, every task gets a virtual environment, as with `SubprocessRunner()` by default.
+The benchmark starts this module as a separate process, because a process can set up `kfp.local` only once, and
+because `kfp.local` writes to standard output. With the second argument `venv`, every task gets a virtual environment,
+as with `SubprocessRunner()` by default.
 """
 
 import sys

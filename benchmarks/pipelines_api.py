@@ -1,8 +1,8 @@
 """Measures the sandbox's Pipelines API, on a fresh sandbox: `make bench`.
 
 The benchmark measures the time of requests with few and many runs in the database, the time of a task that does
-nothing, and the time until the server answers after a `kill -9`. It prints tables, and writes them with a picture to
-`benchmarks/results`. It fails only when something does not work.
+nothing, and the time until the server answers after a `kill -9`. The benchmark prints tables, and writes them with
+a picture to `benchmarks/results`. The benchmark fails only when a measured program does not work.
 """
 
 import sys
@@ -25,7 +25,7 @@ def main() -> None:
     def tell(what: str) -> None:
         console.print(f"{time.monotonic() - begun:6.1f} s  {what}", markup=False)
 
-    machine = report.machine()  # before the benchmark itself adds load
+    machine = report.machine()  # the benchmark adds load later
     try:
         tell("starting a sandbox")
         with fresh_server() as server:

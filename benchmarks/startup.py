@@ -82,7 +82,7 @@ class StartUp:
 
 
 def measure(server: Server, tell: Callable[[str], None]) -> StartUp:
-    """Measure tasks that do nothing. The compared ways take turns, so other load on the machine meets all of them.
+    """Measure tasks that do nothing. The compared ways take turns, so other load on the machine affects all ways.
 
     Args:
         server: the server.
@@ -172,7 +172,7 @@ def _floor(command: list[str], scratch: str) -> Floor:
         subprocess.run(command, env=environment, check=True, capture_output=True)
         return time.perf_counter() - begun
 
-    start(0)  # after this, its files are in the page cache
+    start(0)  # after this run, the files of the command are in the page cache
     begun = time.perf_counter()
     one_by_one = [start(number) for number in range(zero_work.TASKS)]
     between = time.perf_counter()

@@ -1,7 +1,8 @@
 """Measures `make test` of another revision and of the working tree: `python -m benchmarks.test_time [REVISION]`.
 
 Both run one after the other on this machine. The environments are made first and do not count. The command prints both
-times and their ratio, and writes nothing. It exits with 1 if a test fails, because such times cannot be compared.
+times and their ratio, and writes nothing. The command exits with 1 if a test fails, because the times of failed
+tests cannot be compared.
 """
 
 import os

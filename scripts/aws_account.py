@@ -57,7 +57,7 @@ class Item:
         what: text for the reader.
         price: name of its price in `deploy/prices.json`, or "" when AWS does not bill it.
         quantity: hours or GB-months are billed times this number.
-        steps: returns the steps that delete it. It may ask AWS when it is called.
+        steps: returns the steps that delete the resource. The call may ask AWS.
     """
 
     kind: str
@@ -133,7 +133,7 @@ class Account:
         ]
 
     def _find_associations(self) -> list[Item]:
-        """Find the resources that `grant_s3_access.sh` made. Other associations go with the cluster."""
+        """Find the resources that `grant_s3_access.sh` made. EKS deletes all other associations with the cluster."""
         try:
             found = self._list(
                 "eks",
@@ -369,7 +369,7 @@ class Account:
     def free_network(self) -> Iterator[Step]:
         """Delete what keeps a stack of eksctl from deleting its network, once the cluster is gone.
 
-        These are network interfaces of pods, and security groups of services. Nothing uses them any more.
+        These are network interfaces of pods, and security groups of services. No other resource uses them any more.
         https://github.com/eksctl-io/eksctl/issues/7589
         """
         filters = [
@@ -535,7 +535,7 @@ def batches(objects: list[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
 
 
 def no_object_is_left(answer: Any) -> None:
-    """Raise when S3 did not delete some objects of a batch: S3 reports them in a successful answer."""
+    """Raise when S3 did not delete some objects of a batch: S3 reports the failed objects in a successful answer."""
     if errors := answer.get("Errors"):
         first = errors[0]
         raise ScriptError(

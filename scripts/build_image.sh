@@ -115,7 +115,7 @@ for file in "${PIP_CONFIG_FILE:-}" "${PIP_CERT:-}"; do
   if [ -n "$file" ] && ! [ -r "$file" ]; then ws_fail "the file $file is missing or not readable. Correct PIP_CONFIG_FILE or PIP_CERT."; fi
 done
 
-# New versions of BuildKit add attestations. They differ between builds, and so would the digest.
+# New versions of BuildKit add attestations. Attestations differ between builds, so the digest would differ too.
 build_image() {
   ws_run_or_show env DOCKER_BUILDKIT=1 BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build --platform "$IMAGE_PLATFORM" --tag "$image" \
     --file "$dockerfile" --build-arg "BASE_IMAGE=$COMPONENT_BASE_IMAGE" \

@@ -49,7 +49,8 @@ if ! ws_cluster_has secret dex-passwords -n auth && ! ws_cluster_has deployment 
 fi
 
 # Reads the password, and pipes a Secret with the hash to the command in its arguments. No shell variable holds the
-# password or the hash, because `bash -x` would show them. Dex accepts every bcrypt prefix; Kubeflow writes $2y$:
+# password or the hash, because `bash -x` would show the values of variables. Dex accepts every bcrypt prefix;
+# Kubeflow writes $2y$:
 # https://github.com/kubeflow/community-distribution/blob/master/README.md
 # shellcheck disable=SC2016  # the dollar signs belong to the prefix of the hash
 hash_into='

@@ -28,7 +28,7 @@ It deletes: pod identity associations, the cluster CLUSTER_NAME with its nodes, 
 CloudFormation stacks, the repositories COMPONENT_REPOSITORY and COMPONENT_REPOSITORY-notebook with their images, the
 bucket WORKSHOP_BUCKET with everything in it, and the roles. THE DATA IN THE BUCKET AND ON THE DISKS IS LOST.
 
-It touches only what belongs to the project. A cluster, a repository and a bucket must carry the tag
+It touches only the project's resources. A cluster, a repository and a bucket must carry the tag
 project=first-kubeflow-pipeline, which the scripts put there. A load balancer must carry the cluster's name. A disk must
 carry the cluster's name, or, when it is attached to nothing, the tag. A bucket without the tag, such as your own or one
 that a lesson made, is deleted only when you name it.

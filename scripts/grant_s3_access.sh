@@ -107,7 +107,7 @@ is_same_json() {
   python3 -c 'import json, sys; one, other = (json.loads(text or "null") for text in sys.argv[1:]); sys.exit(one != other)' "$@"
 }
 
-# set_role TRUST: creates or corrects the role. TRUST is its trust policy. The role may use one bucket only.
+# set_role TRUST: creates or corrects the role. TRUST is the trust policy of the role. The role may use one bucket only.
 set_role() {
   local trust=$1 policy
   policy=$(ws_render_json "$PROJECT/deploy/iam/s3-one-bucket.json" "BUCKET=$WORKSHOP_BUCKET")

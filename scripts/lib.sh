@@ -25,7 +25,8 @@ SETTINGS_TABLE=$PROJECT/workshop/settings.tsv
 
 # Sets a variable for each setting: from the environment, else from settings.env, else from its default. Exports the
 # values of settings.env; does not export defaults. WORKSHOP_SETTINGS names a file to read in place of settings.env.
-# workshop/settings.py does the same in Python, and describes the grammar of the file. A test compares the two.
+# workshop/settings.py does the same in Python, and describes the grammar of the file. A test compares lib.sh and
+# settings.py.
 ws_read_settings() {
   local LC_ALL name where default example accept refuse must meaning settings=" " versions
   LC_ALL=C # in other locales, [a-z] matches more than ASCII letters
@@ -47,7 +48,8 @@ ws_read_settings() {
     case "$name" in "" | \#*) continue ;; esac
     case "$settings" in *" ${name%%=*} "*) ;; *) printf -v "${name%%=*}" %s "${name#*=}" ;; esac
   done <"$PROJECT/versions.env"
-  # The AWS CLI fails when the variable of the region is empty. Version 2 prefers AWS_REGION. Version 1 ignores it.
+  # The AWS CLI fails when the variable of the region is empty. Version 2 prefers AWS_REGION. Version 1 ignores
+  # AWS_REGION.
   if [ -n "$AWS_DEFAULT_REGION" ]; then
     export AWS_DEFAULT_REGION AWS_REGION="$AWS_DEFAULT_REGION"
   else

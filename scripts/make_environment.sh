@@ -145,8 +145,9 @@ say "installing the $(grep -c '^[a-z0-9]' requirements.txt) packages of requirem
 download "$python" -m uv pip sync --python "$python" --quiet --require-hashes requirements.txt
 download "$python" -m uv pip install --python "$python" --quiet --no-deps --editable .
 
-# Compile the packages now, so that the first notebook starts fast: the import of pandas takes 3 s without bytecode, and
-# 0.5 s with it. Skip packages that no lesson imports. Ignore the exit status: some packages have files for other Pythons.
+# Compile the packages now, so that the first notebook starts fast: the import of pandas takes 3 s without bytecode,
+# and 0.5 s with bytecode. Skip packages that no lesson imports. Ignore the exit status: some packages have files
+# for other Pythons.
 say "compiling the packages, so that notebooks start fast"
 unused='/(tests?|sympy|mpmath|cfnlint|docutils|graphql|pip|setuptools|coverage|third_party)/'
 unused+='|/google/(?!protobuf)|/fontTools/(?!misc|agl|__init__)|/pygments/lexers/(?!python|__init__|_mapping)'

@@ -38,8 +38,8 @@ done
 ws_read_settings
 ws_select_cluster
 
-# The whole platform has a gateway; an installation of Pipelines alone has the service of its user interface. A dry run
-# without either assumes the whole platform.
+# The whole platform has a gateway; an installation of Pipelines alone has the service of its user interface. A dry
+# run that finds no installation assumes the whole platform.
 if ws_cluster_has service istio-ingressgateway -n istio-system; then
   service=istio-ingressgateway namespace=istio-system
 elif ws_cluster_has service ml-pipeline-ui -n kubeflow; then

@@ -177,7 +177,7 @@ if ! $new; then
   case " $tags " in
     *" project=first-kubeflow-pipeline "*) ;;
     "  ")
-      # A bucket may hold old versions of deleted objects. They count as data of another project.
+      # A bucket may hold old versions of deleted objects. The script treats old versions as data of another project.
       ws_ask_aws s3api list-object-versions --bucket "$bucket" --max-keys 1 --no-paginate \
         --query "[Versions[0].Key, DeleteMarkers[0].Key]" --output text
       if [ "$(tr -d '[:space:]' <<<"$ANSWER")" = NoneNone ]; then new=true; else ours=false; fi ;;
@@ -223,8 +223,7 @@ fi
 
 # Prints the number of each part and its MD5 sum, in hex and in base64. The last line is the ETag of the object. For
 # a file in one part, the ETag is its MD5 sum. For more parts, the ETag is the MD5 sum of the parts' sums, and the
-# number of parts. With SSE-KMS, S3 uses other
-# ETags, so each run sends the file again.
+# number of parts. With SSE-KMS, S3 uses other ETags, so each run sends the file again.
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
 sum_parts='
 import base64, hashlib, os, sys

@@ -105,7 +105,8 @@ def read_pipeline(file: Path) -> tuple[str, Any]:
 
 
 def connect() -> Any:
-    """Return a client of Kubeflow Pipelines. Its import takes a second, so wrong usage is found first."""
+    """Return a client of Kubeflow Pipelines. The import of kfp takes a second, so the script first looks for wrong
+    usage."""
     warnings.filterwarnings("ignore", category=FutureWarning)
     # In the sandbox, the path of the endpoint is a secret, and the log of retries shows it.
     logging.disable(logging.CRITICAL)

@@ -17,7 +17,7 @@ from workshop.sandbox import Sandbox, apply
 
 pytest_plugins = ("tests.support.tiers", "tests.support.shared", "tests.support.progress")
 
-# As in workshop/cli.py: this import takes 2 s, and no test needs it.
+# As in workshop/cli.py, skip an import that takes 2 s and that no test needs.
 sys.modules.setdefault("rfc3987_syntax", None)
 
 FOREIGN = (

@@ -126,7 +126,7 @@ def test_a_half_made_environment_of_tasks_is_made_again(tiny):
     (folder / "left-over").touch()
     assert component_environment.ensure() == folder
     assert (folder / ".ready").exists() and not (folder / "left-over").exists()
-    # The Python that it was made from has gone.
+    # The Python from which the environment was made is missing.
     for link in (folder / "bin").glob("python*"):
         link.unlink()
         link.symlink_to(tiny / "gone")
@@ -334,5 +334,6 @@ def _caches() -> dict[str, str]:
 
 
 def test_nothing_that_kfp_would_import_without_need_is_in_the_environment():
-    """`kubernetes`, which kfp imports, imports this when it is there, and with it seconds of grammar."""
+    """`kubernetes`, which kfp imports, imports this package if it is installed, and the import of its grammar takes
+    seconds."""
     assert importlib.util.find_spec("kubernetes_validate") is None

@@ -22,7 +22,7 @@ _NAMES = {
     *("JUPYTER_PATH", "VIRTUAL_ENV", "CONDA_PREFIX"),
     *("PIP_TARGET", "PIP_UPGRADE", "PIP_USER", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV"),
 }
-# These change only how Python encodes text and where it writes compiled files.
+# These variables change only Python's text encoding and its folder for compiled files.
 _HARMLESS = {"PYTHONUTF8", "PYTHONIOENCODING", "PYTHONCOERCECLOCALE", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"}
 
 # Settings of AWS and Kubeflow clients. A client of the sandbox must never use the settings of a real account or
@@ -41,7 +41,7 @@ _NO_AWS_FILES = {
 def for_lessons(environment: Mapping[str, str], ipython_folder: Path) -> dict[str, str]:
     """Return the environment for a lesson's kernel.
 
-    AWS settings stay: on a real target they choose the account. `connect()` replaces them on the sandbox.
+    AWS settings stay: on a real target they choose the account. On the sandbox, `connect()` replaces the AWS settings.
 
     Args:
         environment: the environment to begin with.

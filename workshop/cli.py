@@ -161,7 +161,7 @@ def env() -> None:
     try:
         environment = Sandbox().environment()
     except SandboxError:
-        print("false")  # a shell that evaluates this must fail
+        print("false")  # a shell that evaluates this text must fail
         raise
     print(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"')
     for name, value in environment.items():
@@ -201,7 +201,8 @@ def _name_and_value(text: str) -> tuple[str, str]:
 def _leave_out_slow_grammar() -> None:
     """Save the 2 s that `import nbformat` spends on a grammar for international addresses, which no notebook contains.
 
-    jsonschema imports rfc3987_syntax when it is installed, and leaves out that one check when it is not.
+    jsonschema imports rfc3987_syntax when it is installed, and leaves out the check of such addresses when
+    rfc3987_syntax is missing.
     """
     # None makes the import fail (https://docs.python.org/3/reference/import.html#the-module-cache).
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # the stubs allow only modules

@@ -40,7 +40,7 @@ class Target:
         repository: the repository of the component image, when the parameter `repository` is empty.
         s3: the S3 service that answers, as text for the reader.
         pipelines: the Kubeflow Pipelines that answers, as text for the reader.
-        settings: the value of every setting. `str()` leaves it out.
+        settings: the value of every setting. `str()` leaves the settings out.
     """
 
     name: str

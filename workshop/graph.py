@@ -25,7 +25,7 @@ def draw_pipeline(path: str | Path) -> Any:
         path: the YAML that `kfp dsl compile` wrote.
 
     Returns:
-        An `IPython.display.Image` (PNG). Its alternative text describes the graph.
+        An `IPython.display.Image` (PNG). The alternative text of the picture describes the graph.
 
     Raises:
         WorkshopError: the file is not a compiled pipeline.
@@ -153,7 +153,7 @@ def _draw_edge(
         "shrinkB": margins[1] * slant,
     }
     axes.annotate("", xy=end, xytext=start, arrowprops=arrow, zorder=2)
-    # A curve with the bend r has its middle r/2 of its length away from the straight line.
+    # The middle of a curve with the bend r is r/2 of the length away from the straight line.
     middle = ((start[0] + end[0]) / 2 - bend * down / 2, (start[1] + end[1]) / 2)
     paper = {"facecolor": "white", "edgecolor": "none", "pad": 1}
     axes.text(*middle, label, ha="center", va="center", fontsize=8, color="#333333", bbox=paper, zorder=2.5)

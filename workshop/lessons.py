@@ -139,7 +139,7 @@ def run_one(
 
 
 def prepare_folder(output: Path) -> None:
-    """Make the folder in which lessons run. Like `notebooks/`, it holds the pictures, but no notebook.
+    """Make the folder in which lessons run. Like `notebooks/`, the folder holds the pictures, but no notebook.
 
     Raises:
         WorkshopError: the folder cannot be written.
@@ -244,7 +244,7 @@ def _skips(cells) -> Iterator[str]:
 
 
 def _spent(cells, notebook, seconds: float, imports: float) -> dict[str, float]:
-    """Return the seconds of a lesson, by part."""
+    """Return the seconds of each part of a lesson: kernel, imports, other work, and all."""
     first = min((_time(cell.metadata.papermill.start_time) for cell in notebook.cells if _started(cell)), default=None)
     kernel = first - _time(notebook.metadata.papermill.start_time) if first else 0.0
     work = sum(cell.metadata.papermill.duration for cell in cells) - imports
@@ -318,7 +318,7 @@ def _without_traces(notebook):
 
 
 def _with_whole_streams(path: Path):
-    """Join the streams of an executed notebook, as JupyterLab shows them; write it back and return it."""
+    """Join the streams of an executed notebook, as JupyterLab shows them; write the notebook back and return it."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":

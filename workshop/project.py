@@ -1,4 +1,4 @@
-"""The paths of the project's files. They do not depend on the current folder."""
+"""The paths of the project's files, independent of the current folder."""
 
 import os
 from pathlib import Path

@@ -243,7 +243,7 @@ def _value(
 def _read_file(file: Path) -> dict[str, tuple[str, int]]:
     """Return the value and the line number of each setting, by name."""
     try:
-        # As in os.environ, bytes that are not UTF-8 are kept: a path may hold them.
+        # As in os.environ, bytes that are not UTF-8 are kept, because a path may hold such bytes.
         text = file.read_bytes().decode("utf-8", "surrogateescape")
     except (FileNotFoundError, NotADirectoryError):
         return {}

@@ -86,7 +86,7 @@ def _wait_for_child(mark: str, temporary: Path, lock: list[int]) -> int:
     finally:
         for number in SIGNALS:  # a second signal must not leave half of the processes
             signal.signal(number, signal.SIG_IGN)
-        child.kill()  # before its kernels; otherwise the child would report a dead kernel or start the next lesson
+        child.kill()  # the child must not see its kernels die, or it would start the next lesson
         child.wait()
         processes.end(lambda: processes.find(partial(_is_marked, mark)), PATIENCE_SECONDS)
 

@@ -17,7 +17,7 @@ BYTE_ORDER_MARKS = {
 # A character beyond ASCII in UTF-8, and a byte that may be such a character in a one-byte encoding.
 UTF_8_CHARACTER = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 HIGH_BYTE = re.compile(rb"[\x80-\xff]")
-# Bytes that are undefined in Windows-1252. They are control characters in Latin-1.
+# Bytes that are undefined in Windows-1252. In Latin-1, these bytes are control characters.
 NOT_WINDOWS_1252 = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 # In UTF-16 without a byte order mark, the high byte of every Latin letter is zero.
 UTF_16_ZEROS = 0.7
@@ -27,7 +27,7 @@ def checked_separator(separator: str) -> str:
     """Return the separator that a caller gives, with `tab` and `\\t` as a tab.
 
     Raises:
-        ValueError: it cannot separate fields.
+        ValueError: the separator is not a single character that can separate fields.
     """
     separator = {"\\t": "\t", "tab": "\t"}.get(separator, separator)
     if len(separator) > 1 or separator in ('"', "\n", "\r"):
@@ -41,7 +41,7 @@ def checked_encoding(encoding: str) -> str:
     """Return Python's name for the encoding that a caller gives; "" for "".
 
     Raises:
-        ValueError: Python does not know it.
+        ValueError: Python does not know the encoding.
     """
     try:
         return encoding and codecs.lookup(encoding).name

@@ -207,7 +207,7 @@ class _BlockStream(io.RawIOBase):
 
 
 def _read_to_end(blocks: Iterator[bytes]) -> None:
-    """Read the rest of a file with an error: if the data arrived damaged, the checksum at the end shows it."""
+    """Read the rest of a file with an error: if the data arrived damaged, the checksum at the end shows the damage."""
     for _ in blocks:
         pass
 

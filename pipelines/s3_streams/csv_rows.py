@@ -8,7 +8,8 @@ from pipelines.s3_streams.csv_detection import is_mostly_utf_8, one_byte_encodin
 
 MAX_ROW_BYTES = 8 << 20
 QUOTED = re.compile(rb'"[^"]*"')
-# All bytes but separators, line breaks and quotes. Without these bytes, a row of three fields is `,,` and a line break.
+# All bytes except separators, line breaks and quotes. Without these bytes, a row of three fields is `,,` and a line
+# break.
 FIELD_BYTES = bytes(set(range(256)) - set(b',\n"'))
 
 
@@ -91,7 +92,7 @@ class EncodingCheck:
     Args:
         address: the URI of the file, for messages.
         encoding: the encoding of the file.
-        is_given: whether the caller has given this encoding. Else the file's start has shown it.
+        is_given: whether the caller has given this encoding. Otherwise, the start of the file has shown the encoding.
     """
 
     def __init__(self, address: str, encoding: str, is_given: bool) -> None:

@@ -58,7 +58,7 @@ class S3Object:
         return found
 
     def read_twice(self, start: int, end: int) -> bytes:
-        """Read a range twice; return it only if both reads agree. This is for bytes without a checksum.
+        """Read a range twice; return it only if both reads agree. Use this method for bytes without a checksum.
 
         Raises:
             S3Error: S3 refuses or fails, or the reads keep differing.
@@ -121,7 +121,7 @@ class S3Object:
             raise ConnectionError("the MD5 of the received bytes is not the one that S3 stores")
 
     def get(self, start: int, end: int) -> Any:
-        """Return the body of a GET response for a range; S3 refuses it if the object was replaced."""
+        """Return the body of a GET response for a range; S3 refuses the request if the object was replaced."""
         return client().get_object(
             Bucket=self.bucket, Key=self.key, Range=f"bytes={start}-{end - 1}", IfMatch=self._etag
         )["Body"]

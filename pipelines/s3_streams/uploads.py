@@ -74,7 +74,7 @@ class Uploads:
 
         Args:
             files: all files that will be added.
-            source_key: the key of the object that the files come from. It must not be overwritten.
+            source_key: the key of the object that the files come from. No file may overwrite this object.
 
         Raises:
             ValueError: S3 would not take a key, or a key is not below the prefix or is `source_key`.
@@ -164,7 +164,7 @@ class Uploads:
         except ValueError:
             self._abort(self._key(file), upload.id)
             raise
-        # The last part waits until here: the end of the pieces is the check of the whole file.
+        # The last part is sent here, because the last piece completes the check of the whole file.
         upload.count = number
         self._pool.submit(len(part), partial(self._put_part, upload, number, part))
 
@@ -189,7 +189,7 @@ class Uploads:
         from isal import isal_zlib
 
         if upload.id not in self._open:
-            return  # aborted meanwhile
+            return  # another process has aborted the upload
         checksum = {"ChecksumCRC32": _base64(isal_zlib.crc32(part))}
         place = {"UploadId": upload.id, "PartNumber": number}
         key = self._key(upload.file)

@@ -13,12 +13,14 @@ from pipelines.s3_streams.objects import S3Object
 
 # The most bytes in an inflated piece.
 PIECE = 1 << 20
-# The compressed bytes that are inflated in one call. They may inflate to a thousand times as much, in many pieces.
+# The compressed bytes that are inflated in one call. A zip bomb inflates to a thousand times as many bytes, so the
+# output comes in many pieces.
 INPUT_BYTES = 256 << 10
 # A gap of at most this many bytes between two wanted files is fetched, too: that is cheaper than another request.
 MAX_GAP_BYTES = 256 << 10
 LOCAL_HEADER_BYTES = 30
-# The name and the extra field follow the header. A 16-bit number gives the length of each.
+# The name and the extra field follow the header. A 16-bit number gives the length of the name, and another the
+# length of the extra field.
 MAX_HEADER_BYTES = LOCAL_HEADER_BYTES + 2 * 0xFFFF
 
 

@@ -1,4 +1,4 @@
-"""The files of `deploy/` are valid for Kubernetes, eksctl, kind and IAM, as far as published schemas show it."""
+"""The files of `deploy/` are valid for Kubernetes, eksctl, kind and IAM, as far as published schemas can show."""
 
 import copy
 import importlib
@@ -284,7 +284,7 @@ def test_the_pod_default_in_lesson_03_is_that_of_deploy():
 
 
 def problems(policy: dict) -> list[str]:
-    """Return the problems that cfn-lint finds in a policy. It knows IAM's policy language and all actions."""
+    """Return the problems that cfn-lint finds in a policy. cfn-lint knows IAM's policy language and all actions."""
     trust = any("Principal" in statement for statement in policy["Statement"])
     kind, field = ("Role", "AssumeRolePolicyDocument") if trust else ("ManagedPolicy", "PolicyDocument")
     template = {"Resources": {"It": {"Type": f"AWS::IAM::{kind}", "Properties": {field: policy}}}}

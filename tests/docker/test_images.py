@@ -142,7 +142,7 @@ def notebook_server(engine, notebook):
 
 @contextmanager
 def removed(engine, image: str):
-    """Remove an image from the engine. Its layers stay if another process of these tests may use them."""
+    """Remove an image from the engine. The layers of the image stay if another process of these tests may use them."""
     found = engine.images.get(image)
     names = found.tags if "PYTEST_XDIST_WORKER" not in os.environ else [t for t in found.tags if t.startswith("127.")]
     for name in names:

@@ -13,9 +13,9 @@ from workshop.lessons import prepare_folder
 from workshop.project import ROOT
 from workshop.toc import lessons
 
-# These take the longest; `make run` runs them, too.
+# These lessons take the longest; `make run` runs them, too.
 SLOW = ("01", "02", "04", "05", "06", "09")
-# These look only at their own bucket and at their own runs.
+# These lessons look only at their own bucket and at their own runs.
 SHARE_S3 = ("03", "04", "05", "06")
 SANITIZE = ROOT / "tests" / "lessons" / "nbval_sanitize.cfg"
 
@@ -44,7 +44,7 @@ def nbval(notebook):
 )
 def test_a_lesson_shows_what_is_stored_in_it(lesson, request, tmp_path):
     own = request.getfixturevalue("borrowing_sandbox" if lesson.name.startswith(SHARE_S3) else "sandbox")
-    own.up()  # so that no cell says that it waits for a server, on a machine that is busy
+    own.up()  # on a busy machine, a cell would otherwise print that it waits for a server
     prepare_folder(tmp_path)
     notebook = tmp_path / lesson.path.name
     shutil.copy(lesson.path, notebook)

@@ -365,7 +365,7 @@ def without_what_varies(text: str) -> str:
     text = re.sub(r"(?m)^(made the repository|the repository|python-components keeps) .*\n", "", text)
     nodes = r"(?m)^(cluster kubeflow-demo| {2,6}\S.*|(attached|check_node_access|all nodes may|a pod with an).*)\n"
     text = re.sub(nodes, "", text)
-    text = re.sub(r"(?m)^ *\d+\.\d s  (unzip-func|csv-s3-reader|the run) .*\n", "", text)  # these lines depend on speed
+    text = re.sub(r"(?m)^ *\d+\.\d s  (unzip-func|csv-s3-reader|the run) .*\n", "", text)  # depends on speed
     for line in said_once:
         text = text.replace(line, "")
     return text

@@ -78,7 +78,7 @@ def test_a_zip_arrives_complete_when_beginning_and_finishing_an_upload_fail(
     unzip_func(bucket, key, "out")
     assert faults.seen == 3
     assert objects("out/") == {"out/big.csv": BIG.encode()}
-    # This includes the uploads whose id was lost with the response.
+    # Nor is there an unfinished upload whose id was lost with the response.
     if fault != "slow":
         assert unfinished() == []
         return

@@ -49,7 +49,7 @@ def test_a_table_that_is_written_and_read_stays_the_same(read, data, separator, 
     ending = data.draw(st.sampled_from(["\n", "\r\n"]))
     quoting = data.draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
     text = table.to_csv(index=False, sep=separator, lineterminator=ending, quoting=quoting)
-    # pandas does not read every table as it wrote it, such as a single column of spaces.
+    # pandas cannot read every table that pandas wrote, such as a single column of spaces.
     expected = pd.read_csv(io.StringIO(text), sep=separator, index_col=False, **TEXT)
     assume(expected.equals(table))
     rows, made = read(text.encode(encoding), separator=separator, encoding=encoding)

@@ -128,7 +128,7 @@ def test_many_small_files_need_few_reads(s3, bucket, put_zip):
     assert [b"".join(member.pieces()) for member in archive.members()] == [
         f"a\n{number}\n".encode() for number in range(500)
     ]
-    assert archive.source.requests <= 3  # two of them for the directory
+    assert archive.source.requests <= 3  # two of these requests read the directory
 
 
 @pytest.mark.slow

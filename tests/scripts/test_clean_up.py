@@ -159,7 +159,7 @@ def test_what_is_not_the_projects_is_left_alone(clean_up, project):
     project.make_repository(tagged=False)
     other = Project.__new__(Project)
     other.__dict__ |= project.__dict__ | {"cluster": f"{project.cluster}-2"}
-    other.make_role()  # of a cluster whose name only begins alike
+    other.make_role()  # this cluster's name only begins like the name of the test's cluster
     before = project.left()
     done = clean_up("--yes")
     assert done.returncode == 0 and done.stdout == NOTHING
@@ -180,7 +180,8 @@ def test_what_was_half_deleted_is_finished_and_a_bucket_without_the_tag_goes_whe
 
 @pytest.fixture
 def eks(shell):
-    """Start an AWS that has a cluster made by eksctl, and nothing else; answers given to it replace its own."""
+    """Start an AWS that has a cluster made by eksctl, and nothing else; the given answers replace the default
+    answers."""
     started = []
 
     def start(**answers) -> AwsStandIn:
@@ -221,7 +222,7 @@ def test_a_cluster_by_eksctl_is_deleted_by_eksctl(shell, eks):
     done = shell.run("clean_up.py", "--yes", AWS_DEFAULT_REGION="us-east-1")
     association, cluster = shown.stdout.splitlines()
     assert changes(shell) == [as_call(association), cluster]
-    # This AWS still shows the cluster afterwards: that is no success.
+    # This AWS still shows the cluster after the deletion, so the script must report a failure.
     assert done.returncode == 1 and "AWS still bills some of it" in done.stderr
     assert "cluster\tkubeflow-demo" in done.stderr
     # The price of a spot instance is not made up.

@@ -15,7 +15,7 @@ STORAGE_CLASS = (ROOT / "deploy/kubeflow/storage-class.yaml").read_text()
 READS = re.compile(r"kubectl (config current-context|--context \S+ (get|config view)) ?")
 OURS = "first-kubeflow-pipeline\thttps://here"  # the tag and the endpoint of a cluster, as the AWS CLI prints them
 ADDONS = "daemonset aws-node", "daemonset eks-pod-identity-agent", "deployment ebs-csi-controller"
-# An eksctl for the emulated account. It records its input, and creates the cluster and its nodes.
+# An eksctl for the emulated account. This eksctl records its input, and creates the cluster and its nodes.
 MAKES_A_CLUSTER = """#!/usr/bin/env bash
 tee "$0.given" | "$0-recorded" "$@"
 name=$(sed -n 's/^  name: //p' "$0.given")

@@ -135,7 +135,7 @@ def test_a_dry_run_changes_nothing_and_its_pasted_commands_do_the_same(upload, s
     shown = upload("--dry-run", olist_zip)
     assert shown.returncode == 0, shown.stderr
     assert unique not in [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]]
-    # The dry run prints all settings of a new bucket on AWS. This object store does not support one of them.
+    # The dry run prints all settings of a new bucket on AWS. This object store does not support one of these settings.
     commands = [line for line in shown.stdout.splitlines() if "public-access-block" not in line]
     pasted = shell.paste("\n".join(commands))
     assert pasted.returncode == 0, pasted.stderr

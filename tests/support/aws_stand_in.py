@@ -1,4 +1,4 @@
-"""An AWS with the answers of a test, for states that the emulated account cannot have. It records every call."""
+"""An AWS with the answers of a test, for states that the emulated account cannot have. This AWS records every call."""
 
 import re
 import shlex

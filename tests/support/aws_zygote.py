@@ -30,9 +30,9 @@ REAL_PROGRAM = Path(sys.executable).with_name("aws")
 STARTS_WITHIN_SECONDS = 120
 _LENGTH_BYTES = 8
 
-# The client imports as little as it can, because its start takes most of the time of a call. It runs with the
-# Python below the
-# environment, because the path of the environment may hold a space, which a first line cannot.
+# The client imports as little as it can, because its start takes most of the time of a call. The client's first
+# line names the Python on which the environment is based. The path of the environment may hold a space, and a first
+# line must not.
 _CLIENT = """#!{python} -IS
 import array, json, os, socket, sys
 umask = os.umask(0)
@@ -106,14 +106,14 @@ def _answer(connection: socket.socket) -> NoReturn:
         os.umask(umask)
         os.environ.clear()
         os.environ.update(environment)
-        importlib.reload(sys.modules["awscli"])  # at its import, it adds a variable to the environment
+        importlib.reload(sys.modules["awscli"])  # the import of awscli adds an environment variable
         sys.argv = words
         sys.stdin = open(0)  # noqa: SIM115
         sys.stdout = open(1, "w")  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
         status = _run_real_program()
     except Exception:
-        traceback.print_exc()  # else os._exit would hide it
+        traceback.print_exc()  # os._exit prints no traceback
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError):

@@ -42,7 +42,7 @@ def arguments_of(kind: Kind, folder: str = "", uri: str = "") -> dict:
     return {name: fill.get(value, value) if isinstance(value, str) else value for name, value in kind.arguments.items()}
 
 
-# Components. Most of them only return a value.
+# Components. Most of these pipelines only return a value.
 
 
 @dsl.component(**OPTIONS)
@@ -226,7 +226,7 @@ def nested_artifacts() -> str:
     return read_all(data=dsl.Collected(written.outputs["data"])).output
 
 
-# Nested pipelines, defaults, types.
+# Pipelines with nested pipelines, defaults and types.
 
 
 @dsl.component(**OPTIONS)

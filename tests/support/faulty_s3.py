@@ -1,4 +1,4 @@
-"""A proxy on loopback before a real S3 server. It injects faults into some requests and responses."""
+"""A proxy on loopback before a real S3 server. The proxy injects faults into some requests and responses."""
 
 import http.client
 import socket

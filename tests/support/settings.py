@@ -72,7 +72,7 @@ def read_all_in_bash(
         environment: the variables of the shell, in addition to PATH.
 
     Returns:
-        For each case the same as `read_in_python`.
+        For each case, a result like that of `read_in_python`.
     """
     words = [word for file, variable in cases for word in (str(file), variable)]
     subprocess.run(

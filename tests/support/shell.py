@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.support import aws_zygote
 from workshop.project import ROOT
 
-# What any system has. The tools of the scripts are left out, whatever this machine has of them.
+# What any system has. The tools of the scripts are left out, also when this machine has them.
 SYSTEM_PROGRAMS = str.split(
     "awk base64 basename bash cat chmod cp curl cut date dirname env find grep git head id ln ls mkdir mktemp "
     "mv od openssl ps python3 rm sed sha256sum sh sleep sort tail tar tee touch tr true uname uniq wc xargs"

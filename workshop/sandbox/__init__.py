@@ -1,4 +1,4 @@
-"""The cluster on one machine: real servers on loopback, started when a lesson needs them."""
+"""The cluster on one machine: real servers on loopback, which start when a lesson needs them."""
 
 import atexit
 import json
@@ -114,7 +114,7 @@ class Sandbox:
         return self._supervisor(Identity.new()).down()
 
     def reset(self) -> None:
-        """Stop every server and delete all that the sandbox has kept: objects, account, keys."""
+        """Stop every server and delete the sandbox's data: objects, account, keys."""
         self._supervisor(Identity.new()).reset()
 
     def status(self) -> list[tuple[Server, Record | None, bool]]:
@@ -169,8 +169,8 @@ class Sandbox:
     def task_packages(self) -> Path:
         """Make the temporary folder for packages that this process and its tasks install with pip, and return it.
 
-        `kfp.local` installs a component's `packages_to_install` into the notebook's environment. On the sandbox, pip
-        installs them here instead. The folders of ended processes are deleted.
+        `kfp.local` installs a component's `packages_to_install` into the notebook's environment. On the sandbox,
+        pip installs the packages in this folder instead. The folders of ended processes are deleted.
         """
         parent = self.directory / "task-packages"
         mine = parent / f"{os.getpid()}@{start_mark(os.getpid())}"
@@ -213,7 +213,7 @@ class Sandbox:
             write_atomically(self._kubeconfig, NO_CLUSTER)
 
     def _running(self, *names: str) -> dict[str, Record]:
-        """Return the records of these servers. All of them must run."""
+        """Return the records of these servers. All these servers must run."""
         supervisor = self._supervisor(Identity.new())
         found = {server.name: supervisor.record(server) for server in supervisor.servers if server.name in names}
         records = {name: record for name, record in found.items() if record}
@@ -222,7 +222,7 @@ class Sandbox:
         return records
 
     def _check_room(self) -> None:
-        """Name a full disk before the start: S3 answers with an internal error that names nothing."""
+        """Raise an error about a full disk before the start, because S3 would report only an internal error."""
         free = free_mb(self.directory)
         if free < ROOM_MB:
             raise SandboxError(

@@ -42,7 +42,7 @@ class AwsAccount(Server):
     name = "aws-account"
     stands_for = "AWS: STS, IAM, EKS, ECR (moto)"
     usual_ports = {"http": 5005}
-    stop_within_seconds = 0  # every request is in the recording before it is answered
+    stop_within_seconds = 0  # the recorder writes a request before moto answers
 
     def command(self, ports: Mapping[str, int]) -> list[str]:
         return [sys.executable, "-m", "workshop.sandbox.moto_server", "-H", HOST, "-p", str(ports["http"])]
@@ -118,7 +118,7 @@ def has_cluster(address: str) -> bool:
     Args:
         address: the address of the account, such as `http://127.0.0.1:5005`.
     """
-    # moto finds the service in this part of a signature. Importing boto3 would take longer than the request.
+    # moto finds the service in the credential part of a signature. Importing boto3 would take longer than the request.
     scope = {"Authorization": f"AWS4-HMAC-SHA256 Credential=seed/20260101/{REGION}/eks/aws4_request"}
     request = urllib.request.Request(f"{address}/clusters/{CLUSTER}/node-groups/{NODE_GROUP}", headers=scope)
     try:
@@ -131,7 +131,8 @@ def has_cluster(address: str) -> bool:
 
 
 def make_cluster(address: str) -> None:
-    """Make the missing parts of the EKS cluster of lesson 01. Its node role may do everything but pull from ECR.
+    """Make the missing parts of the EKS cluster of lesson 01. The role of the cluster's nodes may do everything
+    except pull from ECR.
 
     Args:
         address: the address of the account, such as `http://127.0.0.1:5005`.

@@ -10,7 +10,7 @@ import time
 import moto.server
 from moto.backends import get_backend
 
-# The first lessons ask only STS, IAM, EKS and ECR. Lesson 09 asks the services below.
+# The first lessons ask only STS, IAM, EKS and ECR. Lesson 09 also asks EC2 and CloudFormation.
 LOAD_AFTER_SECONDS = 10
 ACCOUNT, REGION = "123456789012", "us-east-1"
 

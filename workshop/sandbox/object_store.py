@@ -39,7 +39,8 @@ class ObjectStore(Server):
     def command(self, ports: Mapping[str, int]) -> list[str]:
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
-        # The last start left this file. It would replace the defaults of all options that are not given here.
+        # The last start left this file. SeaweedFS would read the file in place of its defaults for options that are
+        # not given here.
         (data / "mini.options").unlink(missing_ok=True)
         return [
             _weed(),
@@ -87,8 +88,8 @@ class ObjectStore(Server):
     def seed(self, record: Record) -> None:
         """Write one object and read it back.
 
-        After a restart, S3 answers some seconds before it finds its volumes. Each request is made once: a client that
-        tries again by itself pauses longer and longer.
+        After a restart, S3 answers some seconds before it finds its volumes. Each request is made once, because a
+        client with its own retries makes growing pauses.
 
         Raises:
             NotYet: S3 refuses one of the requests.

@@ -95,9 +95,8 @@ def find(belongs: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
     """Return the running processes of this machine that belong together.
 
     Args:
-        belongs: tells whether a process belongs to them. An error of the system means that the process does not
-        belong to them: the process is another
-            user's, or has just ended.
+        belongs: tells whether a process is one of them. A process that raises an error of the system is not one of
+            them: the process is another user's, or has just ended.
     """
     found = []
     for process in psutil.process_iter():
@@ -119,8 +118,8 @@ def has_mark(process: psutil.Process, variable: str, value: str) -> bool:
 def end(find_processes: Callable[[], list[psutil.Process]], patience: float = 0) -> None:
     """End processes: ask each process to end, wait, and kill the remaining processes.
 
-    The search for processes is repeated, because a process may start another one before it ends. Their exit codes
-    stay available to their parents. A zombie counts as ended.
+    The search for processes is repeated, because a process may start another one before it ends. The parents of
+    ended processes can still read the exit codes. A zombie counts as ended.
 
     Args:
         find_processes: returns the processes that still run.

@@ -24,8 +24,8 @@ http: {{addr: '{address}'}}
 class Registry(Server):
     """A registry on loopback, from which Docker pulls without encryption and without a login.
 
-    The registry needs its program and a Docker Engine that answers on this machine. Without them, the sandbox has
-    no registry.
+    The registry needs its program and a Docker Engine that answers on this machine. Without the program and the
+    engine, the sandbox has no registry.
 
     Args:
         directory: the folder of the images.
@@ -35,7 +35,7 @@ class Registry(Server):
     usual_ports = {"http": 5000}
 
     @property
-    def stands_for(self) -> str:  # type: ignore[override]  # it depends on this machine, so it is computed
+    def stands_for(self) -> str:  # type: ignore[override]  # the text depends on this machine
         """The service that the registry replaces, and the reason if the registry cannot run here."""
         reason = what_is_missing()
         return "Amazon ECR's images" + (f" (not here: {reason})" if reason else "")

@@ -1,6 +1,6 @@
 """Tasks in containers. A fake Docker client runs their commands as processes.
 
-The tests with the mark `docker` use a real Docker engine. They build their own image and need no registry.
+The tests with the mark `docker` use a real Docker engine. These tests build their own image and need no registry.
 """
 
 import json
@@ -149,7 +149,7 @@ def needs_a_missing_image():
 
 def test_the_placeholders_of_a_container_component_are_replaced(bench, engine):
     kind = IN_CONTAINERS["containers"]
-    # The lightweight component after it finds its Python on the PATH.
+    # The lightweight component that runs next finds its Python on the PATH.
     os.environ["PATH"] = f"{bench.python}/bin:{os.environ['PATH']}"
     ran = bench.run(kind.pipeline, kind.arguments, runner="docker")
     assert ran.outcome.state == "SUCCEEDED", ran.outcome.error

@@ -1,8 +1,8 @@
 """Expressions of compiled pipelines have the values that the real server computes.
 
-`cel_go_answers.json` holds the expected values. They were computed with cel-go 0.12.4, 0.26.1 and 0.30.0, which agree
-on all of them, in the same way as `backend/src/v2/expression/expression.go` of kubeflow/pipelines does: a condition
-reads an `ExecutorInput` message, whose numbers are doubles.
+`cel_go_answers.json` holds the expected values, computed with cel-go. The versions 0.12.4, 0.26.1 and 0.30.0 of
+cel-go agree on all values. As in `backend/src/v2/expression/expression.go` of kubeflow/pipelines, a condition reads
+an `ExecutorInput` message, whose numbers are doubles.
 """
 
 import json

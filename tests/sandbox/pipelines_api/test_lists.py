@@ -22,7 +22,7 @@ def names(api, path, field, **query) -> list[str]:
 
 @pytest.fixture
 def seven(api, unique) -> list[str]:
-    """Seven experiments. Their order by name differs from their order of creation."""
+    """Seven experiments. The order of these objects by name differs from their order of creation."""
     made = [f"{unique}-{letter}" for letter in "cagbfde"]
     for name in made:
         api.call("POST", "/experiments", json={"display_name": name, "description": f"about {name[-1]}"})

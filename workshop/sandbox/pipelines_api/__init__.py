@@ -23,7 +23,7 @@ RUNNERS = ("subprocess", "docker")
 
 
 class PipelinesApi(Server):
-    """The Pipelines API server. It listens on loopback, and every path begins with a secret.
+    """The Pipelines API server. The server listens on loopback, and every path begins with a secret.
 
     Args:
         directory: the folder of the database and of the run folders.

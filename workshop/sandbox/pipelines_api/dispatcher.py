@@ -53,7 +53,7 @@ class Dispatcher:
         database: the database file, for the workers.
         sandbox: the sandbox's folder.
         runner: how tasks are executed.
-        fire_due: creates the runs of recurring runs that are due. It returns the seconds until the next call.
+        fire_due: creates the runs of recurring runs that are due, and returns the seconds until the next call.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Dispatcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """End all workers and the dispatcher. Their runs become FAILED with the reason."""
+        """End all workers and the dispatcher. The runs of the workers become FAILED with the reason."""
         self._stopping = True
         self.wake()
         self._thread.join(timeout=3)
@@ -116,7 +116,8 @@ class Dispatcher:
         """Return the folder of a run.
 
         Args:
-            run_id: the id of a run that is in the database. Never pass text from a request.
+            run_id: the id of a run that is in the database. The id becomes part of a path, so never pass text from a
+                request.
         """
         return run_folder.of_run(self._database.parent, run_id)
 
@@ -194,7 +195,7 @@ class Dispatcher:
 
     def _finalize(self, run_id: str, reason: str) -> None:
         """End a run whose worker process is gone. Delete the folder of a run that was deleted."""
-        self.folder(run_id).keep_only_logs()  # first, because on a full disk the database needs the room
+        self.folder(run_id).keep_only_logs()  # the database may need the space on a full disk
         with self._store.writing() as session:
             run = session.exec(select(Run).where(Run.run_id == run_id)).first()
             if run is not None and run.state in STARTED:

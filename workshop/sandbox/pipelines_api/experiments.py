@@ -27,7 +27,7 @@ FIELDS = {
 
 
 def default(session: Session) -> Experiment:
-    """Return the default experiment. Create it if it does not exist."""
+    """Return the default experiment. Create the experiment if it does not exist."""
     found = session.exec(select(Experiment).where(Experiment.display_name == DEFAULT)).first()
     if found:
         return found
@@ -82,7 +82,7 @@ def router(store: Store) -> APIRouter:
 
     @routes.post("/{experiment_id}:unarchive")
     def unarchive_experiment(experiment_id: str) -> dict:
-        """Unarchive an experiment. Its runs stay archived, and its recurring runs stay disabled."""
+        """Unarchive an experiment. The experiment's runs stay archived, and its recurring runs stay disabled."""
         with store.writing() as session:
             find(session, Experiment, experiment_id).storage_state = AVAILABLE
         return {}
@@ -94,7 +94,7 @@ def router(store: Store) -> APIRouter:
 
     @routes.delete("/{experiment_id}")
     def delete_experiment(experiment_id: str) -> dict:
-        """Delete an experiment. Its runs and recurring runs stay."""
+        """Delete an experiment. The experiment's runs and recurring runs stay."""
         with store.writing() as session:
             session.delete(find(session, Experiment, experiment_id))
         return {}

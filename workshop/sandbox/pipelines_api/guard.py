@@ -24,7 +24,7 @@ MAX_BODY = MAX_BYTES + (1 << 20)  # a file, and the overhead of multipart
 # The guard reads a body that is too large until its end, up to this size. Otherwise the client would not see the
 # response.
 MAX_READ = 1 << 30
-OPEN_PATH = "/healthz"  # needs no secret; it only shows that the server is up
+OPEN_PATH = "/healthz"  # this path needs no secret; it only shows that the server is up
 
 
 class Guard:
@@ -95,7 +95,7 @@ def _check_type(request: Request) -> None:
 
 
 async def _read(receive: Receive) -> bytes:
-    """Read a body. Keep at most `MAX_BODY` bytes of it."""
+    """Read a body. Keep at most `MAX_BODY` bytes of the body."""
     chunks, size, more = [], 0, True
     while more:
         message = await receive()

@@ -105,7 +105,7 @@ def list_page(
 
 
 def parse_filter(filter_text: str, fields: Mapping[str, Any]) -> list[ColumnElement[bool]]:
-    """Translate a filter into a list of conditions. A row must satisfy all of them.
+    """Translate a filter into a list of conditions. A row must satisfy all conditions.
 
     Args:
         filter_text: the filter in JSON.

@@ -265,7 +265,7 @@ def task_detail(task: TaskRecord, below: list[TaskRecord]) -> dict:
 
 
 def pod_name(task: TaskRecord) -> str:
-    """Return the name that replaces a task's pod name. The log endpoint accepts it."""
+    """Return the name that replaces a task's pod name. The log endpoint accepts this name."""
     readable = "".join(letter if letter.isalnum() else "-" for letter in task.name.lower())
     return f"{readable[:40].strip('-')}-{task.task_id[:8]}"
 

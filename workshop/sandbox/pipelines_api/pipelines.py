@@ -84,7 +84,7 @@ def router(store: Store) -> APIRouter:
 
     @routes.post("/upload")
     async def upload_pipeline(request: Request, name: str = "", display_name: str = "", description: str = "") -> dict:
-        """Create a pipeline and its first version. Both have the same name."""
+        """Create a pipeline and its first version with the same name."""
         content, filename = await _uploaded(request)
         return await run_in_threadpool(_create_from_file, store, content, filename, (name, display_name, description))
 
@@ -112,7 +112,7 @@ def router(store: Store) -> APIRouter:
 
     @routes.delete("/{pipeline_id}")
     def delete_pipeline(pipeline_id: str, cascade: bool = False) -> dict:
-        """Delete a pipeline. It may have versions only if `cascade` is set. Runs stay."""
+        """Delete a pipeline. A pipeline that has versions is deleted only if `cascade` is set. Runs stay."""
         with store.writing() as session:
             found = find(session, Pipeline, pipeline_id)
             count = select(func.count()).select_from(PipelineVersion).where(PipelineVersion.pipeline_id == pipeline_id)
@@ -148,7 +148,7 @@ def router(store: Store) -> APIRouter:
 
     @routes.delete("/{pipeline_id}/versions/{pipeline_version_id}")
     def delete_pipeline_version(pipeline_id: str, pipeline_version_id: str) -> dict:
-        """Delete a version. Its runs stay and can be retried."""
+        """Delete a version. The runs of the version stay and can be retried."""
         with store.writing() as session:
             session.delete(find_version(session, pipeline_id, pipeline_version_id))
         return {}

@@ -1,4 +1,4 @@
-"""The RecurringRun service. It also creates the runs that are due."""
+"""The RecurringRun service, and the creation of the runs that are due."""
 
 import logging
 from time import time as now
@@ -18,7 +18,7 @@ from workshop.sandbox.pipelines_api.schedules import MAX_INTERVAL, NEVER, cron_p
 from workshop.sandbox.pipelines_api.tables import RecurringRun, Run, Store, manifest, store_manifest
 
 MAX_CONCURRENCY = 10
-CHECK_SECONDS = 60.0  # a check happens at least this often, because the clock may be set
+CHECK_SECONDS = 60.0  # the longest time between two checks: a changed clock makes runs due earlier
 CHECK_SOON_SECONDS = 0.1
 log = logging.getLogger("uvicorn.error")
 FIELDS = {
@@ -159,7 +159,8 @@ def _trigger(body: messages.Trigger | None) -> dict:
 
 
 def _fire_one(store: Store, identifier: str, moment: float, runner: Runner) -> float:
-    """Create the due runs of one recurring run, and return the seconds until its next run. It raises no exception."""
+    """Create the due runs of one recurring run, and return the seconds until its next run. This function raises no
+    exception."""
     try:
         for _ in range(MAX_CONCURRENCY):
             wait = _fire(store, identifier, moment, runner)

@@ -86,7 +86,7 @@ def check_runnable(package: Package, parameters: Mapping[str, Any], runner: Runn
         Warnings, one sentence each.
 
     Raises:
-        ApiError: the sandbox cannot run it.
+        ApiError: the sandbox cannot run the pipeline.
     """
     warnings = check_arguments(package.spec, parameters)
     errors, ignored = engine.check(package.spec, package.platform, runner)

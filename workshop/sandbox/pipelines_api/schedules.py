@@ -71,7 +71,7 @@ def _following(trigger: dict, moment: float) -> float:
     try:
         cron = croniter(_six_fields(trigger["cron_schedule"]["cron"]), _utc(moment), second_at_beginning=True)
         return float(cron.get_next(datetime).timestamp())
-    except (ValueError, OverflowError):  # for example the 30th of February, or a year after the end of the calendar
+    except (ValueError, OverflowError):  # the time does not exist: 30 February, or a year after 9999
         return NEVER
 
 

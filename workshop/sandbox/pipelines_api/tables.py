@@ -48,7 +48,7 @@ class Manifest(SQLModel, table=True):
 
 
 class Pipeline(SQLModel, table=True):
-    """A pipeline: the common name of its versions."""
+    """A pipeline: a name that groups versions."""
 
     sequence: int | None = Field(default=None, primary_key=True)
     pipeline_id: str = Field(index=True, unique=True)
@@ -180,13 +180,13 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Yield a session that only reads. It sees one consistent state of the database."""
+        """Yield a session that only reads. The session sees one consistent state of the database."""
         with Session(self._engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """Yield a session that holds the write lock. It commits at its end, or rolls back after an exception.
+        """Yield a session that holds the write lock. The session commits at its end, or rolls back after an exception.
 
         The session takes the lock at its start. A lock that is taken at the first write fails if another session has
         written since the first read.

@@ -51,7 +51,7 @@ def work(database: Path, sandbox: Path, run_id: str, runner: Runner, orders: Con
     if outcome.state == "FAILED" and (full := full_disk(sandbox)):
         outcome = Outcome("FAILED", f"{full} {outcome.error}")
     ended_early = stop.server_ended and outcome.state != "SUCCEEDED"
-    folder.keep_only_logs()  # first, because on a full disk the database needs the room
+    folder.keep_only_logs()  # the database may need the space on a full disk
     _finish(store, run_id, Outcome("FAILED", SERVER_ENDED) if ended_early else outcome)
     store.close()
 
@@ -144,8 +144,7 @@ def _job(store: Store, data: Path, sandbox: Path, run_id: str, runner: Runner) -
 def _take_successful_tasks(store: Store, folder: run_folder.RunFolder, run_id: str) -> Mapping[str, Task]:
     """Return the successful tasks of an earlier attempt at this run, and delete its other tasks.
 
-    The records of the successful tasks stay in the database. They are not lost if this attempt ends before it reaches
-    them.
+    The records of the successful tasks stay in the database. No record is lost if this attempt ends early.
     """
     with store.writing() as session:
         rows = session.exec(select(TaskRecord).where(TaskRecord.run_id == run_id)).all()

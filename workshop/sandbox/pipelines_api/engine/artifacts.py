@@ -9,7 +9,8 @@ from typing import Any
 
 from workshop.sandbox.pipelines_api.engine.errors import Cancelled, EngineError
 
-# The bucket of the default pipeline root. It is created if it does not exist; a Kubeflow installation has it too.
+# The bucket of the default pipeline root. The engine creates the bucket if it does not exist; a Kubeflow
+# installation has the bucket too.
 OWN_BUCKET = "mlpipeline"
 SCHEMES = ("s3", "minio")
 _CHUNK_BYTES = 1 << 16
@@ -60,7 +61,7 @@ class Store:
                 self._s3().upload_file(str(file), bucket, name, Callback=self._stop_if_cancelled())
 
     def fetch(self, uri: str) -> Path:
-        """Return the local file or folder of a URI. Download it if necessary.
+        """Return the local file or folder of a URI. Download the artifact if necessary.
 
         Raises:
             EngineError: the artifact cannot be downloaded.

@@ -1,9 +1,8 @@
 """Decides whether earlier outputs can replace the execution of a task.
 
 There are two cases. The *cache* takes outputs of any earlier run: the functions `fingerprint` and `find` implement
-the cache. A *retry*
-of a run takes outputs of the earlier attempt at the same run: the functions `is_successful` and `has_same_inputs`
-implement the retry.
+the cache. A *retry* of a run takes outputs of the earlier attempt at the same run: the functions `is_successful` and
+`has_same_inputs` implement the retry.
 """
 
 import hashlib

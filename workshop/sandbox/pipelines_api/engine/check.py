@@ -55,8 +55,8 @@ def check(job_spec: Spec, platform: Spec, runner: str) -> tuple[list[str], list[
         runner: "subprocess" or "docker".
 
     Returns:
-        Errors (why the pipeline cannot run) and warnings (settings that are ignored). Each is a sentence that names
-        the task.
+        Errors (why the pipeline cannot run) and warnings (settings that are ignored). Each error or warning is a
+        sentence that names the task.
     """
     try:
         places = list(spec.walk(job_spec))
@@ -147,7 +147,7 @@ def _of_pipeline(job_spec: Spec, platform: Spec) -> Iterator[str]:
 
 
 def _names(value: Any) -> Iterator[str]:
-    """Yield the names of missing variables, or else of paths, or else of their sources."""
+    """Yield a name for each ignored setting: its variables, else its name, path or source."""
     for entry in value if isinstance(value, list) else [value]:
         if not isinstance(entry, Mapping):
             continue

@@ -32,9 +32,9 @@ def run(
     """Run a task's container until it ends, then remove the container.
 
     Args:
-        job: the run. Its folder is mounted at the same path.
+        job: the run. The folder of the run is mounted at the same path.
         running: stops the container when the run is stopped.
-        image: the image. It is pulled if it does not exist on this machine.
+        image: the image. The engine pulls an image that does not exist on this machine.
         command: the entry point and its arguments. With an empty entry point, the entry point of the image is used.
         environment: variables in addition to the variables of the image.
         folder: the working folder.
@@ -67,12 +67,12 @@ def remove_containers(run_id: str) -> None:
     """Remove the containers of a run after its worker process has ended.
 
     Args:
-        run_id: the run. No process of it may start containers any more.
+        run_id: the run. No process of this run may start containers any more.
     """
     from docker.errors import DockerException
     from requests import RequestException
 
-    # If Docker does not answer, it runs no containers.
+    # If Docker does not answer, no container runs.
     with suppress(EngineError, DockerException, RequestException):
         client = _client()
         try:

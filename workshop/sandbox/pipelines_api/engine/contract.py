@@ -26,7 +26,7 @@ class Task:
         name: the name that users see: the task's display name, usually the last part of `path`;
             the pipeline's name for the root.
         kind: the kind of the node.
-        task_id: UUID. It is new in every run. A task of `Job.done` keeps its id, even if it runs again.
+        task_id: UUID. The id is new in every run. A task of `Job.done` keeps its id, even if it runs again.
         parent_id: `task_id` of the DAG that contains it; "" for the root.
         state: its state. A cached task and a task with a false condition are `SKIPPED`.
         cached: whether its outputs come from an earlier task with the same component and inputs.
@@ -124,7 +124,7 @@ class Result:
 
 
 class Records(Protocol):
-    """Where the engine records the tasks of a run. Its methods are called from several threads."""
+    """Where the engine records the tasks of a run. Several threads call these methods."""
 
     def save(self, task: Task) -> None:
         """Store the current state of a task; called at every change."""

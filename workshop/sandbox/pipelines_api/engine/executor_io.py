@@ -17,7 +17,7 @@ from workshop.sandbox.pipelines_api.engine.errors import EngineError
 from workshop.sandbox.pipelines_api.engine.inputs import Spec, Values, empty_values
 from workshop.sandbox.pipelines_api.engine.values import as_type, normalize_numbers
 
-# Artifacts of these types carry their values in the metadata. Most of them have no file.
+# Artifacts of these types carry their values in the metadata. Most artifacts of these types have no file.
 _WITHOUT_FILE = ("system.Metrics", "system.ClassificationMetrics", "system.SlicedClassificationMetrics")
 
 Artifact = Mapping[str, Any]
@@ -52,7 +52,7 @@ def as_dictionary(message: pipeline_spec_pb2.ExecutorInput, inputs: Values) -> d
             executor_input=message, component_spec=pipeline_spec_pb2.ComponentSpec()
         )
     )
-    # Not set in the message: its numbers are all floats, and it has no `null`.
+    # Parameters are not set in the message, because it holds numbers only as floats and has no `null`.
     message_as_dict.setdefault("inputs", {})["parameterValues"] = inputs["parameters"]
     return message_as_dict
 

@@ -106,7 +106,7 @@ def compile_selector(selector: str) -> Any:
 
 @cache
 def _environment() -> Any:
-    """Return the CEL environment. Its names are the ones that the real server defines and the compiler uses."""
+    """Return the CEL environment. It defines the names that the real server defines and the compiler uses."""
     kinds = cel.Type
     return cel.NewEnv(
         variables={
@@ -120,7 +120,7 @@ def _environment() -> Any:
 
 
 def _parse_json(text: str) -> Any:
-    # The JSON decoder of Go turns every number into a double. It rejects NaN, infinity and numbers that overflow.
+    # The JSON decoder of Go turns every number into a double, and rejects NaN, infinity and numbers that overflow.
     return json.loads(text, parse_int=_finite, parse_float=_finite, parse_constant=_finite)
 
 

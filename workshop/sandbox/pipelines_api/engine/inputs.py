@@ -150,7 +150,8 @@ def dag_outputs(component: Spec, outputs_of: Outputs) -> Values:
 
     Args:
         component: the component of the DAG.
-        outputs_of: returns the outputs of a task of the DAG, by its name. They are empty if the task did not run.
+        outputs_of: returns the outputs of a task of the DAG, by its name. The outputs are empty if the task did not
+        run.
     """
     outputs = empty_values()
     declared = component.get("dag", {}).get("outputs", {})

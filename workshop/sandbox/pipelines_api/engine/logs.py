@@ -15,7 +15,8 @@ _EXPLAINED = {
 
 
 def reason(log: Path, start: int, exit_code: int) -> str:
-    """Return why a process failed: the exception that Python printed last, or else the last line of its output.
+    """Return the reason why a process failed: the exception that Python printed last, or else the last line of its
+    output.
 
     Args:
         log: the log that contains its output.
@@ -60,7 +61,7 @@ def note(log: Path, line: str) -> None:
 
 
 def _own(lines: list[str]) -> list[str]:
-    """Return the lines of the task's own code. kfp prints the task's inputs before them."""
+    """Return the lines of the task's own code, without the inputs that kfp prints first."""
     if any("Got executor_input:" in line for line in lines) and "}" in lines:
         lines = lines[lines.index("}") + 1 :]
     return [line for line in lines if not line.startswith("[KFP Executor ")]

@@ -1,7 +1,7 @@
 """Defines the nodes of a run, and the methods of the run that nodes may call.
 
-All nodes live in one thread, the run's event loop. Their state therefore needs no locks. Only the work of a task
-happens in other threads; `run.Run` brings its result back to the event loop.
+All nodes live in one thread, the run's event loop. The state of the nodes therefore needs no locks. Only the work
+of a task happens in other threads; `run.Run` brings its result back to the event loop.
 """
 
 from __future__ import annotations
@@ -148,7 +148,8 @@ class Node:
             return
         ended = replace(self.task, state=state, error=error, ended=time.time())
         self.run.save(ended)
-        # Assigned after the save: a node that could not be saved has not ended, and the run tries to end it again.
+        # The assignment follows the save: a node that could not be saved has not ended, and the run ends the node
+        # later.
         self.task = ended
         if self.parent:
             self.run.post(self.parent.advance)

@@ -2,7 +2,7 @@
 
 On a cluster, a lightweight component installs its packages when its container starts. Here, the same command runs once
 in a separate virtual environment. That environment sees the packages of the environment in which tasks run, so pip does
-not install them again. Tasks with other packages do not see it.
+not install them again. Tasks with other packages do not see the environment.
 """
 
 import hashlib
@@ -38,7 +38,8 @@ def split(command: list[str]) -> tuple[str, list[str]]:
     installs = "pip install" in script and script.rstrip().endswith('"$0" "$@"')
     if not installs:
         return "", command
-    # `use_venv` adds commands that create an environment. They are not needed: this module creates one.
+    # `use_venv` adds commands that create an environment. This module removes the commands and creates the
+    # environment itself.
     return _OWN_ENVIRONMENT.sub(":", script), command[3:]
 
 

@@ -87,7 +87,7 @@ def command_line(
     filled: list[str] = []
     for part in parts:
         if part == dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER:
-            # Inserted unchanged: a value that looks like a placeholder is the user's own text.
+            # The value is inserted unchanged: a value that looks like a placeholder is the user's own text.
             filled.append(whole)
         else:
             filled += _replace_with_kfp(_substitute(part, substitutions), executor_input, job, task)

@@ -18,7 +18,7 @@ TERMINATE_WITHIN_SECONDS = 2
 
 
 class Running:
-    """The processes and containers of a run. All of them can be stopped together."""
+    """The processes and containers of a run, which can be stopped together."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -112,7 +112,7 @@ def _end(group: int, task_id: str) -> None:
 def _await_end(process: subprocess.Popen[bytes]) -> None:
     """Wait until a process has ended. The process stays a zombie, so the system cannot reuse its PID as the number
     of another group."""
-    if hasattr(os, "waitid"):  # on macOS from Python 3.13 on
+    if hasattr(os, "waitid"):  # macOS has os.waitid from Python 3.13 on
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     else:
         process.wait()

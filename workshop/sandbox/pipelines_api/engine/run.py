@@ -25,7 +25,7 @@ from workshop.sandbox.pipelines_api.engine.task import RunContext, attempt
 
 # How often the event loop checks for a cancellation while no event arrives.
 POLL_SECONDS = 0.1
-# How long tasks may take to end after a cancellation. Then the run ends without them.
+# How long tasks may take to end after a cancellation. After this time, the run ends without waiting for the tasks.
 GIVE_UP_AFTER_SECONDS = 6
 
 
@@ -44,7 +44,7 @@ def execute(job: Job, records: Records, cancelled: threading.Event) -> Outcome:
 
 
 class Run:
-    """A run in progress. It implements `node.Runtime` for its nodes.
+    """A run in progress, which implements `node.Runtime` for its nodes.
 
     Args:
         job: the run.

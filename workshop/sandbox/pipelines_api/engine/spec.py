@@ -62,7 +62,7 @@ def is_dag(component: Spec) -> bool:
 
 
 def upstream_of(task: Spec) -> set[str]:
-    """Return the names of the tasks that a task waits for. They are in the same DAG."""
+    """Return the names of the tasks that a task waits for. All of them are in the same DAG."""
     inputs = task.get("inputs", {})
     sources = [*inputs.get("parameters", {}).values(), *inputs.get("artifacts", {}).values()]
     kinds = ("taskOutputParameter", "taskOutputArtifact", "taskFinalStatus")
@@ -77,7 +77,7 @@ def follows_failures(task: Spec) -> bool:
 
 
 def command_of(executor: Spec) -> list[str]:
-    """Return the command and the arguments of a container. Their placeholders are not replaced."""
+    """Return the command and the arguments of a container, with unreplaced placeholders."""
     container = executor["container"]
     return [*container.get("command", []), *container.get("args", [])]
 
