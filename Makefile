@@ -17,7 +17,7 @@ run: .venv/.ready  ## run every lesson from top to bottom, on the sandbox unless
 lab: .venv/.ready  ## open the lessons in JupyterLab
 	@$(PYTHON_IN_VENV) -m workshop lab
 
-test: .venv/.ready  ## run the tests, in about 3 minutes; more with ARGS='--tier gate'
+test: .venv/.ready  ## run the tests, in about 4 minutes; more with ARGS='--tier gate'
 	@$(PYTHON_IN_VENV) -m pytest $(ARGS)
 
 check-all: .venv/.ready  ## run every test, without a limit of time, and write the figures to docs/checked.md

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shlex
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -154,7 +155,8 @@ def test_the_flights_are_the_default(upload, tmp_path):
 def test_missing_flights_are_created_by_the_package(upload):
     shown = upload("--dry-run")
     assert shown.returncode == 0, shown.stderr
-    assert f"env PYTHONPATH={ROOT} python3 -c " in shown.stdout and "/nycflights13.zip" in shown.stdout
+    own = shlex.quote(f"PYTHONPATH={ROOT}")
+    assert f"env {own} python3 -c " in shown.stdout and "/nycflights13.zip" in shown.stdout
     # The Python on PATH here has no packages.
     done = upload()
     assert done.returncode == 3 and "pip install -r requirements.txt" in done.stderr
