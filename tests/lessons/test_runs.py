@@ -362,7 +362,7 @@ def without_what_varies(text: str) -> str:
     uploads = r"(?m)^(uploaded \w+\.yaml as the version|the pipeline unzip-and-read has this as its version) .*\n"
     text = re.sub(uploads, "", text)
     # Lesson 02: the second time, the registry is there and the nodes have their permission.
-    text = re.sub(r"(?m)^(made the repository|the repository|python-components keeps) .*\n", "", text)
+    text = re.sub(r"(?m)^(created the repository|the repository|python-components now keeps) .*\n", "", text)
     nodes = r"(?m)^(cluster kubeflow-demo| {2,6}\S.*|(attached|check_node_access|all nodes may|a pod with an).*)\n"
     text = re.sub(nodes, "", text)
     text = re.sub(r"(?m)^ *\d+\.\d s  (unzip-func|csv-s3-reader|the run) .*\n", "", text)  # depends on speed
