@@ -58,7 +58,7 @@ def pytest_configure(config):
 def clean_environment(tmp_path, monkeypatch):
     """Hide the settings of this machine from every test, and undo the settings that the test makes."""
     before = dict(os.environ)
-    path = list(sys.path)
+    path, executable = list(sys.path), sys.executable
     for name in list(os.environ):
         if name.startswith(FOREIGN):
             del os.environ[name]
@@ -69,6 +69,7 @@ def clean_environment(tmp_path, monkeypatch):
     os.environ.clear()
     os.environ.update(before)
     sys.path[:] = path
+    sys.executable = executable  # connect() changes it where its path has a space
 
 
 @pytest.fixture

@@ -2,12 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from workshop import toc
-from workshop.project import ROOT
+from workshop.project import PROGRAMS, ROOT
 
 
 def run(*command: str) -> None:
@@ -25,7 +24,7 @@ def test_ruff_would_format_nothing():
 
 def test_shellcheck_finds_nothing_in_any_script():
     scripts = [*ROOT.glob("scripts/*.sh"), ROOT / ".ci/run", ROOT / "postBuild"]
-    run(str(Path(sys.executable).with_name("shellcheck")), *map(str, scripts))
+    run(str(PROGRAMS / "shellcheck"), *map(str, scripts))
 
 
 @pytest.mark.slow

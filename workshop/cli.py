@@ -156,6 +156,7 @@ def status() -> None:
 @sandbox_app.command()
 def env() -> None:
     """Print shell commands that point any client at the sandbox: eval "$(workshop sandbox env)"."""
+    from workshop.project import PROGRAMS
     from workshop.sandbox import Sandbox, SandboxError
 
     try:
@@ -163,7 +164,7 @@ def env() -> None:
     except SandboxError:
         print("false")  # a shell that evaluates this text must fail
         raise
-    print(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"')
+    print(f'export PATH={shlex.quote(str(PROGRAMS))}:"$PATH"')
     for name, value in environment.items():
         print(f"unset {name}" if value is None else f"export {name}={shlex.quote(value)}")
 

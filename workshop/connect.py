@@ -16,7 +16,7 @@ from pathlib import Path
 
 from workshop.clean_environment import clean_cells
 from workshop.errors import WorkshopError
-from workshop.project import ROOT
+from workshop.project import PROGRAMS, ROOT
 from workshop.settings import CONNECTED, Settings, read, table
 
 # The address of Kubeflow Pipelines inside the cluster. The full platform and Pipelines alone use the same address.
@@ -88,7 +88,7 @@ def connect() -> Target:
     if settings.component_image:
         os.environ["COMPONENT_IMAGE"] = settings.component_image
     clean_cells()
-    _avoid_spaces_in_the_path_of_python()
+    avoid_spaces_in_the_path_of_python()
     target = _connect_sandbox(settings) if name == "sandbox" else _connect_cluster(name, settings)
     _forget_old_credentials()
     os.environ[CONNECTED] = name
@@ -282,7 +282,7 @@ def _inside_kubeflow() -> bool:
     return "NB_PREFIX" in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ
 
 
-def _avoid_spaces_in_the_path_of_python() -> None:
+def avoid_spaces_in_the_path_of_python() -> None:
     """Give this process a Python without a space in its path: `kfp.local` puts the path into a command unquoted."""
     if " " not in sys.executable:
         return
@@ -297,5 +297,5 @@ def _put_own_programs_on_path() -> None:
     """Put `kfp`, `aws` and the scripts on PATH: `%%bash` cells need these programs, also when no environment is
     activated."""
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    own = [folder for folder in (str(Path(sys.executable).parent), str(ROOT / "scripts")) if folder not in path]
+    own = [folder for folder in (str(PROGRAMS), str(ROOT / "scripts")) if folder not in path]
     os.environ["PATH"] = os.pathsep.join([*own, *path])

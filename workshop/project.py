@@ -1,11 +1,15 @@
 """The paths of the project's files, independent of the current folder."""
 
 import os
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 BUILD = ROOT / "build"
+# The folder of the programs that belong to this Python, such as `weed`, `aws` and `kfp`. The folder of `sys.executable`
+# can be another one after connect().
+PROGRAMS = Path(sysconfig.get_path("scripts"))
 
 
 def sandbox_directory() -> Path:

@@ -27,7 +27,9 @@ READ_ONLY = {"read_only": True, "tmpfs": {"/tmp": "exec"}}
 RUN_THE_PIPELINE = """
 import json, os, sys
 from kfp import dsl, local
+from workshop.connect import avoid_spaces_in_the_path_of_python
 
+avoid_spaces_in_the_path_of_python()
 runner, root, arguments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 os.umask(0)
 from pipelines.unzip_and_read import unzip_and_read_pipeline

@@ -76,11 +76,11 @@ def test_a_task_starts_without_a_virtual_environment(s3):
         @dsl.component(base_image="python:3.12", install_kfp_package=False)
         def where() -> str:
             import sys
-            return sys.executable
+            return sys.prefix
 
         import sys
 
-        print("SAME", where().output == sys.executable)
+        print("SAME", where().output == sys.prefix)
         """
     )
     assert "SAME True" in done.stdout, done.stdout + done.stderr

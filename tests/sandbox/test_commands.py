@@ -2,11 +2,10 @@
 
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from workshop.project import PROGRAMS
 from workshop.sandbox.registry import what_is_missing
 
 
@@ -16,7 +15,7 @@ def test_a_shell_that_evaluates_env_reaches_the_sandbox_with_the_aws_command_lin
     script = """set -e
         eval "$(python -m workshop sandbox env)"
         aws s3 mb s3://from-a-shell; aws s3 ls; aws sts get-caller-identity"""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = f"{PROGRAMS}:{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "AWS_PROFILE": "production"}
     done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -2,12 +2,10 @@
 
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from workshop.project import ROOT, versions
+from workshop.project import PROGRAMS, ROOT, versions
 
 ENGINE = ("^version --format", "28.2.2\n")
 ABSENT = ("^image inspect", "Error: No such image\n", 1)
@@ -265,5 +263,5 @@ def test_the_dockerfiles_use_the_base_image_of_versions_env_and_pass_hadolint():
     for file in files:
         assert f"ARG BASE_IMAGE={versions()['COMPONENT_BASE_IMAGE']}\n" in file.read_text()
         assert "HEALTHCHECK" not in file.read_text()
-    done = subprocess.run([Path(sys.executable).with_name("hadolint"), *files], capture_output=True, text=True)
+    done = subprocess.run([PROGRAMS / "hadolint", *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

@@ -2,14 +2,12 @@
 
 import os
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import requests
 from kfp import compiler, dsl
 
-from workshop.project import ROOT
+from workshop.project import PROGRAMS, ROOT
 
 SCRIPT = ROOT / "scripts" / "upload_pipeline.py"
 
@@ -107,7 +105,7 @@ def test_a_version_is_never_replaced_nor_taken_for_another_file(upload, one, two
 def test_dry_run_changes_nothing_and_prints_what_can_be_pasted(upload, one, s3):
     shown = upload(one, "--name", "a 'dry' name", "--dry-run")
     assert shown.returncode == 0 and versions("a 'dry' name") == []
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path = f"{PROGRAMS}:{os.environ['PATH']}"
     subprocess.run(["bash", "-ec", shown.stdout], env=os.environ | {"PATH": path}, check=True, capture_output=True)
     assert versions("a 'dry' name") == ["a 'dry' name"]
 

@@ -26,7 +26,9 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
-REAL_PROGRAM = Path(sys.executable).with_name("aws")
+from workshop.project import PROGRAMS
+
+REAL_PROGRAM = PROGRAMS / "aws"
 STARTS_WITHIN_SECONDS = 120
 _LENGTH_BYTES = 8
 

