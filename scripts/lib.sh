@@ -272,6 +272,11 @@ ws_render() {
 # ws_render_json FILE NAME=VALUE...: like ws_render for a JSON template. Prints one line.
 ws_render_json() { ws_render "$@" | tr -d '\n' | sed -E 's/[[:space:]]+/ /g; s/([[{]) /\1/g; s/ ([]}])/\1/g'; }
 
+# ws_is_same_json ONE OTHER: returns 1 when two JSON texts have different values. Ignores spaces and the order of keys.
+ws_is_same_json() {
+  python3 -c 'import json, sys; one, other = (json.loads(text or "null") for text in sys.argv[1:]); sys.exit(one != other)' "$@"
+}
+
 # ws_select_cluster [NAME]: sets CONTEXT to the kubectl context of the cluster. NAME is the only context to accept.
 # Without NAME, the cluster CLUSTER_NAME may be on AWS or on this machine. Ends the script when kubectl points to any
 # other cluster, which the user may need for something else. A dry run goes on without a cluster.
