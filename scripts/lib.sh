@@ -209,6 +209,18 @@ ws_run_or_show_with_input() {
   printf '%s\n' "$text" | "$@" || ws_fail "this command failed: $(ws_show_command "$@")"
 }
 
+# ws_write_or_show FILE TEXT: writes TEXT to FILE and creates the folder of FILE. A dry run prints the commands.
+ws_write_or_show() {
+  ws_run_or_show mkdir -p "$(dirname "$1")"
+  if $DRY_RUN; then
+    ws_print "cat >$(ws_show_command "$1") <<'EOF'"
+    ws_print "$2"
+    ws_print EOF
+    return
+  fi
+  printf '%s\n' "$2" >"$1" || ws_fail "$1 cannot be written"
+}
+
 # ws_find_in_aws ARGUMENTS...: reads from AWS and changes nothing. Puts the output into ANSWER. Returns 1 when AWS
 # reports that the resource does not exist. Any other error ends the script.
 ws_find_in_aws() {

@@ -63,7 +63,7 @@ def test_lesson_00_alone(sandbox, work, parameters):
     result = run("00", work, parameters)
     assert result.skipped == []
     text = printed(result.notebook)
-    assert "you are in account 123456789012" in text and "kubeflow-demo 1.34" in text
+    assert "you are in account 123456789012" in text and "kubeflow-demo 1.35" in text
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def test_lesson_01_alone_shows_what_it_would_build_and_builds_nothing(sandbox, w
     text = printed(result.notebook)
     assert "eksctl create cluster -f - <<'EOF'" in text and "desiredCapacity: 4" in text
     assert "kubectl --context kubeflow-demo apply -k github.com/kubeflow/pipelines" in text.replace("'", "")
-    assert "kubeflow-demo: ACTIVE, Kubernetes 1.34" in text
+    assert "kubeflow-demo: ACTIVE, Kubernetes 1.35" in text
     prices = json.loads((ROOT / "deploy" / "prices.json").read_text())["items"]
     hourly = prices["eks_cluster"]["usd"] + 4 * (prices["m6i.xlarge"]["usd"] + prices["public_ipv4"]["usd"])
     volumes = (65 + 4 * 80) * prices["gp3"]["usd"] * 10 / 730
