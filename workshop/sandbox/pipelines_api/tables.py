@@ -238,6 +238,12 @@ def _prepare(connection: sqlite3.Connection, _record: object) -> None:
     # This level protects against killed processes. Only a power failure can lose the last commits.
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA foreign_keys=ON")
+    # SQLite's own function knows the letters of ASCII only, and filters compare the results with `str.lower`.
+    connection.create_function("lower", 1, _lower, deterministic=True)
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _begin(connection: Connection) -> None:

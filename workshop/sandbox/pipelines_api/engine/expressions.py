@@ -16,6 +16,7 @@ from cel_expr_python import cel
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
 from workshop.sandbox.pipelines_api.engine.values import as_text
 
+MAX_LENGTH = 20_000  # letters of one expression
 _HINT = "Compare values of the same type. A text in a condition must not contain quotation marks or line breaks."
 
 
@@ -59,9 +60,10 @@ def compile_condition(expression: str) -> Any:
     Raises:
         EngineError: the expression is not valid.
     """
+    _check_length(expression)
     try:
         return _environment().compile(expression)
-    except (RuntimeError, TypeError) as error:
+    except Exception as error:  # the library raises many kinds, among them its own
         raise EngineError(f"cannot read the condition {expression!r}: {_reason(error)}. {_HINT}") from None
 
 
@@ -98,10 +100,19 @@ def compile_selector(selector: str) -> Any:
     Raises:
         EngineError: the selector is not valid.
     """
+    _check_length(selector)
     try:
         return _environment().compile(selector)
-    except (RuntimeError, TypeError) as error:
+    except Exception as error:  # the library raises many kinds, among them its own
         raise EngineError(f"cannot read the expression {selector!r}: {_reason(error)}") from None
+
+
+def _check_length(expression: str) -> None:
+    if len(expression) > MAX_LENGTH:
+        raise EngineError(
+            f"cannot read the expression {expression[:40]!r}...: it has {len(expression):,} letters; "
+            f"{MAX_LENGTH:,} is the limit"
+        )
 
 
 @cache
