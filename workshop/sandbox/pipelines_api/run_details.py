@@ -24,6 +24,7 @@ from workshop.sandbox.pipelines_api import messages
 from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
 from workshop.sandbox.pipelines_api.engine.artifacts import Store as ArtifactStore
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
+from workshop.sandbox.pipelines_api.engine.regular_files import open_to_read
 from workshop.sandbox.pipelines_api.errors import not_found
 from workshop.sandbox.pipelines_api.queries import find
 from workshop.sandbox.pipelines_api.states import UNFINISHED_TASK
@@ -106,9 +107,10 @@ def _read_chunks(path: Path, start: int) -> Iterator[bytes]:
 
 
 def _read_chunk(path: Path, start: int) -> bytes:
-    if not path.exists():
+    file = open_to_read(path)
+    if file is None:
         return b""
-    with path.open("rb") as file:
+    with file:
         file.seek(start)
         return file.read(CHUNK_BYTES)
 

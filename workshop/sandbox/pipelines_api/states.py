@@ -4,7 +4,7 @@ from time import time as now
 
 from sqlmodel import Session, col, select
 
-from workshop.sandbox.pipelines_api.engine.contract import ENDED
+from workshop.sandbox.pipelines_api.engine.contract import ENDED, Task
 from workshop.sandbox.pipelines_api.tables import Run, TaskRecord
 
 STARTED = ("RUNNING", "CANCELING")
@@ -60,8 +60,13 @@ def close(session: Session, run: Run, reason: str) -> None:
     change(run, state, message)
 
 
-def note_task_state(task: TaskRecord) -> None:
-    """Add the state of a task to its history if the state has changed."""
-    history = task.state_history or []
-    if not history or history[-1]["state"] != task.state:
-        task.state_history = [*history, {"at": now(), "state": task.state, "error": task.error}]
+def history_with(history: list, task: Task) -> list:
+    """Return the history of a task with its current state, if the state has changed.
+
+    Args:
+        history: the history up to now.
+        task: the task.
+    """
+    if history and history[-1]["state"] == task.state:
+        return history
+    return [*history, {"at": now(), "state": task.state, "error": task.error}]
