@@ -21,6 +21,7 @@ from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
 from workshop.sandbox.pipelines_api.engine.contract import Runner
 from workshop.sandbox.pipelines_api.errors import ApiError, Code
 from workshop.sandbox.pipelines_api.guard import Guard
+from workshop.sandbox.pipelines_api.limits import Limits
 from workshop.sandbox.pipelines_api.tables import Store
 
 PREFIX = "/apis/v2beta1"
@@ -74,7 +75,7 @@ def make_app(directory: Path, secret: str, sandbox: Path, runner: Runner) -> ASG
     app.include_router(_only_logs(details), prefix=LOG_PREFIX)
     app.get("/")(lambda: FileResponse(PAGE, headers=PAGE_HEADERS))
     _answer_errors(app)
-    return Guard(app, secret)
+    return Guard(Limits(app), secret)
 
 
 def _before_sigterm(do: Callable[[], None]) -> None:

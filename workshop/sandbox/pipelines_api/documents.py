@@ -31,7 +31,8 @@ _CONSTANTS: dict[str, bool | None] = {"": None, "~": None, **{word: None for wor
 _CONSTANTS |= {word: word.lower() == "true" for word in ("true", "True", "TRUE", "false", "False", "FALSE")}
 _FIRST_OF_NUMBERS = frozenset("+-.0123456789")
 _LONGEST_CONSTANT = 5  # letters in the longest of _CONSTANTS
-_JSON_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# A text, also one without an end. The quantifiers never give back what they have matched, so the work is linear.
+_JSON_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _CHUNK_BYTES = 1 << 20
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is optional
 

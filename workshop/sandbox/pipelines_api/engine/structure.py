@@ -121,7 +121,7 @@ def _cycle(tasks: Spec) -> Iterator[str]:
             if not left[follower]:
                 ready.append(follower)
     if left:
-        named = ", ".join(repr(name) for name in list(left)[:5])
+        named = ", ".join(repr(name) for name in sorted(left)[:5])
         yield f"the tasks {named} wait for each other, so none of them can start"
 
 
