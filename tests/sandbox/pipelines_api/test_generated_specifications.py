@@ -13,13 +13,48 @@ from tests.support.engine_bench import compiled
 from workshop.sandbox.pipelines_api import engine, package
 from workshop.sandbox.pipelines_api.errors import ApiError
 
+pytestmark = pytest.mark.attack
 WITHIN_SECONDS = 2
 NUMBER = {"test": 60, "gate": 600, "all": 10_000}
 VALUES = [None, True, 0, -1, 1.5, 10**400, float("inf"), "", "x", "root", "\ud800", "!" * 50, [], {}, [[]], {"": {}}]
 PARTS = [
-    "a", "&a ", "*a", "*b", "<<", ": ", "? ", "- ", "\n", "\n  ", "[", "]", "{", "}", ",", "'", '"', "|\n", ">", "!!int ",
-    "!x ", "%YAML 1.1\n", "---\n", "...\n", "1:2", "0x1f", "0o7", "1e5", ".inf", ".nan", "~", "yes", "\t", "\0", "#", "🙂",
-]  # fmt: skip
+    "a",
+    "&a ",
+    "*a",
+    "*b",
+    "<<",
+    ": ",
+    "? ",
+    "- ",
+    "\n",
+    "\n  ",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    "'",
+    '"',
+    "|\n",
+    ">",
+    "!!int ",
+    "!x ",
+    "%YAML 1.1\n",
+    "---\n",
+    "...\n",
+    "1:2",
+    "0x1f",
+    "0o7",
+    "1e5",
+    ".inf",
+    ".nan",
+    "~",
+    "yes",
+    "\t",
+    "\0",
+    "#",
+    "🙂",
+]
 SPECS = [compiled(kind.pipeline)[0] for kind in every_kind.KINDS.values() if compiled(kind.pipeline)[0]]
 own_settings = settings(deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
