@@ -118,10 +118,11 @@ class DatabaseRecords:
 
     def find_cached(self, fingerprint: str) -> dict[str, Any] | None:
         """Return the outputs of the latest succeeded task with this fingerprint, or None."""
-        same = select(TaskRecord).where(TaskRecord.fingerprint == fingerprint, TaskRecord.state == "SUCCEEDED")
+        same = select(TaskRecord.outputs)
+        same = same.where(TaskRecord.fingerprint == fingerprint, TaskRecord.state == "SUCCEEDED")
         with self._store.reading() as session:
             found = session.exec(same.order_by(col(TaskRecord.ended).desc())).first()
-        return found.outputs if found else None
+        return None if found is None else dict(found)
 
 
 class _Stop:
