@@ -23,6 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Name the marks, and give every generator of inputs the same seed."""
     for mark, (tier, _) in MARKS.items():
         config.addinivalue_line("markers", f"{mark}: runs from the tier {tier} on")
+    config.addinivalue_line("markers", "attack: repeats an attack on the sandbox; to run them all: make attack")
     config.addinivalue_line("markers", "docker: needs a running Docker engine; skipped without one")
     config.addinivalue_line("markers", "images: builds images; skipped without --images")
     choose_seed()

@@ -16,6 +16,7 @@ from sqlalchemy import JSON, Column, Connection, Engine, ForeignKey, Index, Stri
 from sqlmodel import Field, Session, SQLModel, col, create_engine, select
 
 WAIT_FOR_WRITERS_MS = 30_000
+JOURNAL_BYTES = 4 << 20
 AVAILABLE, ARCHIVED = "AVAILABLE", "ARCHIVED"
 
 
@@ -235,9 +236,17 @@ def _prepare(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # _begin starts transactions; sqlite3 must not start them
     connection.execute(f"PRAGMA busy_timeout={WAIT_FOR_WRITERS_MS}")
     connection.execute("PRAGMA journal_mode=WAL")
+    # Many changes at once make the journal long. It is cut when it is used again.
+    connection.execute(f"PRAGMA journal_size_limit={JOURNAL_BYTES}")
     # This level protects against killed processes. Only a power failure can lose the last commits.
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA foreign_keys=ON")
+    # SQLite's own function knows the letters of ASCII only, and filters compare the results with `str.lower`.
+    connection.create_function("lower", 1, _lower, deterministic=True)
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _begin(connection: Connection) -> None:

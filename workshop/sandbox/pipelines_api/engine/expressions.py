@@ -16,6 +16,7 @@ from cel_expr_python import cel
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
 from workshop.sandbox.pipelines_api.engine.values import as_text
 
+MAX_LENGTH = 20_000  # letters of one expression
 _HINT = "Compare values of the same type. A text in a condition must not contain quotation marks or line breaks."
 
 
@@ -99,9 +100,13 @@ def compile_selector(selector: str) -> Any:
 
 
 def _compile(text: str, kind: str, advice: str = "") -> Any:
+    if len(text) > MAX_LENGTH:
+        raise EngineError(
+            f"cannot read the {kind} {text[:40]!r}...: it has {len(text):,} letters; {MAX_LENGTH:,} is the limit"
+        )
     try:
         return _environment().compile(text)
-    except (RuntimeError, TypeError) as error:
+    except Exception as error:  # the library raises many kinds, among them its own
         raise EngineError(f"cannot read the {kind} {text!r}: {_reason(error)}{advice}") from None
 
 
