@@ -3,11 +3,16 @@
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
-import boto3
 import pytest
 import yaml
+from botocore.exceptions import ClientError
+
+from tests.support.account import client
+
+TRUST = json.dumps({"Version": "2012-10-17"})
 
 
 @pytest.fixture
@@ -16,9 +21,16 @@ def aws(shared_sandbox):
 
 
 def clients(sandbox):
-    environment = sandbox.environment()
-    session = boto3.Session(aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1")
-    return lambda service: session.client(service, endpoint_url=environment["AWS_ENDPOINT_URL"])
+    return partial(client, sandbox)
+
+
+def journal(sandbox):
+    return sandbox.directory / "aws-account" / "journal.jsonl"
+
+
+def kill(sandbox):
+    pid = next(record.pid for server, record, _ in sandbox.status() if server.name == "aws-account")
+    os.kill(pid, signal.SIGKILL)
 
 
 def test_the_cluster_of_lesson_01_exists_with_a_node_group(aws):
@@ -45,33 +57,37 @@ def test_the_managed_policies_of_aws_can_be_attached(aws):
 def test_the_next_start_completes_a_first_start_that_was_interrupted(sandbox):
     sandbox.up()
     sandbox.down()
-    history = sandbox.directory / "aws-account" / "history.jsonl"
-    history.write_text(history.read_text().splitlines()[0] + "\n")
-    (sandbox.directory / "aws-account" / "complete").unlink()
+    journal(sandbox).write_text(journal(sandbox).read_text().splitlines()[0] + "\n")
     sandbox.up()
     assert clients(sandbox)("eks").list_clusters()["clusters"] == ["kubeflow-demo"]
 
 
 @pytest.mark.slow
-def test_it_keeps_requests_that_changed_something_and_drops_those_that_only_read(sandbox):
+def test_requests_that_changed_something_are_kept_with_their_ids_and_other_requests_are_not(sandbox):
     sandbox.up()
     aws = clients(sandbox)
     aws("ecr").create_repository(repositoryName="kept")
-    aws("iam").create_role(RoleName="kept", AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17"}))
+    made = aws("iam").create_role(RoleName="kept", AssumeRolePolicyDocument=TRUST)["Role"]["RoleId"]
     aws("iam").attach_role_policy(RoleName="kept", PolicyArn="arn:aws:iam::aws:policy/ReadOnlyAccess")
+    network = aws("ec2").create_vpc(CidrBlock="10.1.0.0/16")["Vpc"]["VpcId"]
+    with pytest.raises(ClientError, match="already exists"):
+        aws("iam").create_role(RoleName="kept", AssumeRolePolicyDocument=TRUST)
     for _ in range(5):
         aws("iam").list_roles()
         aws("sts").get_caller_identity()
-    os.kill(next(record.pid for server, record, _ in sandbox.status() if server.name == "aws-account"), signal.SIGKILL)
-    with open(sandbox.directory / "aws-account" / "history.jsonl", "a") as history:
-        history.write('{"method": "POST", "cut off')
+    size = journal(sandbox).stat().st_size
+    kill(sandbox)
+    with open(journal(sandbox), "a") as file:
+        file.write('{"method": "POST", "cut off')
     sandbox.up()
     aws = clients(sandbox)
     assert [r["repositoryName"] for r in aws("ecr").describe_repositories()["repositories"]] == ["kept"]
     assert [p["PolicyName"] for p in aws("iam").list_attached_role_policies(RoleName="kept")["AttachedPolicies"]]
+    assert aws("iam").get_role(RoleName="kept")["Role"]["RoleId"] == made
+    assert network in [found["VpcId"] for found in aws("ec2").describe_vpcs()["Vpcs"]]
     assert aws("eks").list_clusters()["clusters"] == ["kubeflow-demo"]
-    kept = (sandbox.directory / "aws-account" / "history.jsonl").read_text()
-    assert "ListRoles" not in kept and "GetCallerIdentity" not in kept and "cut off" not in kept
+    assert journal(sandbox).stat().st_size == size, "no refused request, and nothing that a kill cut off"
+    assert journal(sandbox).stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.slow

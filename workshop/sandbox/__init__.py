@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from workshop.clean_environment import CLIENT_PREFIXES
 from workshop.project import sandbox_directory
 from workshop.sandbox import docker_engine
-from workshop.sandbox.aws_account import ACCOUNT, REGION, AwsAccount, has_cluster, make_cluster
+from workshop.sandbox.aws_account import ACCOUNT, REGION, AwsAccount
 from workshop.sandbox.errors import SandboxError
 from workshop.sandbox.files import free_mb, write_atomically
 from workshop.sandbox.object_store import ObjectStore
@@ -98,15 +98,17 @@ class Sandbox:
         if runner:
             self._choose_runner(runner)
         ensure()
-        supervisor = self._supervisor(self._identity())
+        identity = self._identity()
+        supervisor = self._supervisor(identity)
         if not supervisor.record(supervisor.servers[0]):  # a running sandbox must stay usable: lesson 09 makes room
             self._check_room()
         if what_is_missing():
             supervisor.servers = [server for server in supervisor.servers if server.name != Registry.name]
-        account = supervisor.up()[AwsAccount.name].address
-        if not has_cluster(account):  # lesson 09 has deleted the cluster, and eksctl cannot make one here
+        record = supervisor.up()[AwsAccount.name]
+        account = self._account(identity)
+        if not account.has_cluster(record):  # lesson 09 has deleted the cluster, and eksctl cannot make one here
             with supervisor.locked():
-                make_cluster(account)
+                account.make_cluster(record)
         self._forbid_kubectl()
 
     def down(self) -> list[str]:
@@ -242,11 +244,14 @@ class Sandbox:
         keys = (identity.access_key, identity.secret_key, identity.encryption_key)
         servers = [
             ObjectStore(self.directory / ObjectStore.name, *keys),
-            AwsAccount(self.directory / AwsAccount.name),
+            self._account(identity),
             PipelinesApi(self.directory / PipelinesApi.name, identity.pipelines_path, identity.runner),
             Registry(self.directory / Registry.name),
         ]
         return Supervisor(self.directory, servers)
+
+    def _account(self, identity: Identity) -> AwsAccount:
+        return AwsAccount(self.directory / AwsAccount.name, identity.access_key, identity.secret_key)
 
     @property
     def _identity_path(self) -> Path:
