@@ -7,6 +7,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -112,11 +113,23 @@ class Sandbox:
         self._forbid_kubectl()
 
     def down(self) -> list[str]:
-        """Stop every server, and return the names of the servers that ran. Their data stay."""
-        return self._supervisor(Identity.new()).down()
+        """Stop every server, and return the names of the servers that ran. Their data stay.
+
+        The next start gives the Pipelines API a new secret path. Another program could take the port, and would then
+        learn the old path from an old client.
+        """
+        try:
+            self._renew_pipelines_path()
+        finally:
+            stopped = self._supervisor(Identity.new()).down()
+        return stopped
 
     def reset(self) -> None:
-        """Stop every server and delete the sandbox's data: objects, account, keys."""
+        """Stop every server and delete the sandbox's data: objects, account, keys.
+
+        Raises:
+            SandboxError: the sandbox did not make the folder. Nothing is deleted.
+        """
         self._supervisor(Identity.new()).reset()
 
     def status(self) -> list[tuple[Server, Record | None, bool]]:
@@ -240,6 +253,12 @@ class Sandbox:
         identity = self._identity()
         write_atomically(self._identity_path, json.dumps(asdict(replace(identity, runner=runner))))
 
+    def _renew_pipelines_path(self) -> None:
+        if self._identity_path.exists():
+            with suppress(SandboxError):  # without a readable identity, there is no path
+                renewed = replace(self._identity(), pipelines_path=Identity.new().pipelines_path)
+                write_atomically(self._identity_path, json.dumps(asdict(renewed)))
+
     def _supervisor(self, identity: Identity) -> Supervisor:
         keys = (identity.access_key, identity.secret_key, identity.encryption_key)
         servers = [
@@ -261,7 +280,9 @@ class Sandbox:
         """Return this sandbox's identity, made at the first call."""
         if not self._identity_path.exists():
             new = Identity.new()
-            with self._supervisor(new).locked():
+            supervisor = self._supervisor(new)
+            with supervisor.locked():
+                supervisor.claim()
                 if not self._identity_path.exists():
                     write_atomically(self._identity_path, json.dumps(asdict(new)))
         try:

@@ -49,7 +49,7 @@ class AwsAccount(Server):
         self._secret_key = secret_key
 
     def command(self, ports: Mapping[str, int]) -> list[str]:
-        return [sys.executable, "-m", "workshop.sandbox.aws_server", str(ports["http"])]
+        return [sys.executable, "-P", "-m", "workshop.sandbox.aws_server", str(ports["http"])]
 
     def environment(self) -> dict[str, str]:
         return {

@@ -18,7 +18,7 @@ from botocore.credentials import Credentials
 from moto.backends import get_backend
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.moto_api._internal import mock_random
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.moto_server.werkzeug_app import create_backend_app
 from werkzeug.test import create_environ, run_wsgi_app
 
 from workshop.sandbox import aws_signature
@@ -29,15 +29,15 @@ from workshop.sandbox.files import full_disk
 from workshop.sandbox.http_guard import SAFE_HEADERS, Receive, Refused, Send, check_sender, read_body
 from workshop.sandbox.http_server import serve
 
-# The services that the scripts and the lessons call, by the name under which clients sign, with moto's names for them.
-# None of them starts a container.
+# The services that the scripts and the lessons call, by the name under which clients sign, with moto's modules. The
+# first module answers the requests. None of them starts a container.
 SERVICES: dict[str, tuple[str, ...]] = {
     "cloudformation": (),  # answered by this module: moto's CloudFormation takes 4 s to load
     "ec2": ("ec2",),
     "ecr": ("ecr",),
     "ecr-public": (),  # moto has no ECR Public
     "eks": ("eks",),
-    "elasticloadbalancing": ("ec2", "elb", "elbv2"),
+    "elasticloadbalancing": ("elb", "elbv2", "ec2"),
     "iam": ("iam",),
     "logs": ("logs",),
     "sts": ("sts",),
@@ -61,9 +61,9 @@ class Account:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._moto = DomainDispatcherApplication(create_backend_app)
         self._journal = Journal(directory / "journal.jsonl")
         self._loaded: set[str] = set()
+        self._apps: dict[str, Any] = {}  # moto's WSGI application of each service
         self._lock = threading.Lock()
         for place, request in enumerate(self._journal.requests()):
             self._change(request, place)
@@ -120,6 +120,12 @@ class Account:
                 regions[REGION if REGION in regions else "aws"]
                 self._loaded.add(module)
 
+    def _app(self, service: str) -> Any:
+        """Return moto's application of one service. moto's own dispatcher would also offer `/moto-api`."""
+        if service not in self._apps:
+            self._apps[service] = create_backend_app(SERVICES[service][0])  # type: ignore[arg-type]
+        return self._apps[service]
+
     def _ask_moto(self, request: AwsRequest) -> Answer:
         path, _, query = request.target.partition("?")
         environ = create_environ(
@@ -132,7 +138,7 @@ class Account:
         )
         environ |= {"REQUEST_URI": request.target, "RAW_URI": request.target}
         try:
-            body, status, headers = run_wsgi_app(self._moto, environ, buffered=True)
+            body, status, headers = run_wsgi_app(self._app(request.service), environ, buffered=True)
         except NotImplementedError as problem:
             return error(request.protocol, 501, "NotImplemented", f"the sandbox's AWS account: {problem}")
         except Exception:

@@ -66,7 +66,7 @@ def check(keys: Credentials, method: str, url: str, headers: Mapping[str, str], 
     found = _AUTHORIZATION.fullmatch(headers.get("authorization", ""))
     if not found:
         raise WrongSignature("the request has no signature of AWS's version 4")
-    if not hmac.compare_digest(found["key"], keys.access_key):
+    if not hmac.compare_digest(found["key"].encode(), keys.access_key.encode()):
         raise WrongSignature("the sandbox does not know the access key")
     signed = set(found["headers"].split(";"))
     date = headers.get("x-amz-date", "")

@@ -51,7 +51,7 @@ class ObjectStore(Server):
             _weed(),
             "-logtostderr=true",
             "mini",
-            f"-dir={data}",
+            f"-dir={data.name}",  # not the whole path: SeaweedFS splits the option at commas
             f"-ip={HOST}",
             f"-ip.bind={HOST}",
             *(f"-{flag}={port}" for flag, port in ports.items()),
@@ -66,7 +66,7 @@ class ObjectStore(Server):
             # Every bucket has its own volume, which grows with its objects. By default, SeaweedFS allows one volume
             # for each GB of free space. On a small disk, it would refuse the sixth bucket.
             "-volume.max=10000",
-            f"-s3.config={self._write_identities()}",
+            f"-s3.config={self._write_identities().name}",
             "-s3.iam=false",
             # As on AWS: an upload to a missing bucket fails, and so does the deletion of a bucket with objects.
             "-s3.autoCreateBucket=false",
