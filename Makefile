@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .PHONY: help run lab test check-all bench outputs lock clean
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The reader's settings for Python and bash must change nothing here.
-unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PYTHONSTARTUP BASH_ENV ENV
+unexport VIRTUAL_ENV CONDA_PREFIX PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONDONTWRITEBYTECODE BASH_ENV ENV
 PYTHON_IN_VENV := .venv/bin/python
 LOCK = $(PYTHON_IN_VENV) -m uv pip compile --quiet --universal --upgrade --generate-hashes --no-header --no-emit-index-url
 

@@ -65,7 +65,7 @@ if grep -qxF "$CLUSTER_NAME" <<<"$clusters"; then
     ws_run_or_show kind export kubeconfig --name "$CLUSTER_NAME"
   fi
 else
-  ws_run_or_show_with_input "$(cat "$PROJECT/deploy/kind/cluster.yaml")" kind create cluster --name "$CLUSTER_NAME" --config - --wait 5m
+  ws_run_or_show_with_input "$(ws_render "$PROJECT/deploy/kind/cluster.yaml" KIND_NODE_IMAGE="$KIND_NODE_IMAGE")" kind create cluster --name "$CLUSTER_NAME" --config - --wait 5m
 fi
 
 # ---- Kubeflow Pipelines

@@ -102,17 +102,12 @@ grant_by_secret() {
 
 # ---- a role
 
-# is_same_json ONE OTHER: returns 1 when two JSON texts have different values. Ignores spaces and the order of keys.
-is_same_json() {
-  python3 -c 'import json, sys; one, other = (json.loads(text or "null") for text in sys.argv[1:]); sys.exit(one != other)' "$@"
-}
-
 # set_role TRUST: creates or corrects the role. TRUST is the trust policy of the role. The role may use one bucket only.
 set_role() {
   local trust=$1 policy
   policy=$(ws_render_json "$PROJECT/deploy/iam/s3-one-bucket.json" "BUCKET=$WORKSHOP_BUCKET")
   if ws_find_in_aws iam get-role --role-name "$role" --query Role.AssumeRolePolicyDocument --output json; then
-    if ! is_same_json "$ANSWER" "$trust"; then
+    if ! ws_is_same_json "$ANSWER" "$trust"; then
       ws_run_or_show aws iam update-assume-role-policy --role-name "$role" --policy-document "$trust"
       ws_report_change "the role $role now trusts $method"
     fi
@@ -122,7 +117,7 @@ set_role() {
   fi
   ANSWER=""
   if ws_find_in_aws iam get-role-policy --role-name "$role" --policy-name one-bucket --query PolicyDocument --output json &&
-    is_same_json "$ANSWER" "$policy"; then return; fi
+    ws_is_same_json "$ANSWER" "$policy"; then return; fi
   ws_run_or_show aws iam put-role-policy --role-name "$role" --policy-name one-bucket --policy-document "$policy"
   ws_report_change "the role $role may now use the bucket $WORKSHOP_BUCKET, and no other bucket"
 }

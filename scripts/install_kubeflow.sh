@@ -66,6 +66,7 @@ cd "$PROJECT"
 INSTALLED=first-kubeflow-pipeline/installed
 if [ "$platform" = full ]; then RELEASE="full-$KUBEFLOW_VERSION"; else RELEASE="pipelines-$KUBEFLOW_PIPELINES_VERSION"; fi
 DISTRIBUTION=build/community-distribution-$KUBEFLOW_VERSION
+OVERLAY=build/pipelines-$KUBEFLOW_PIPELINES_VERSION
 KUBECTL=(kubectl --context "$CONTEXT")
 DONE=false
 
@@ -130,7 +131,9 @@ install_pipelines() {
   local manifests=github.com/kubeflow/pipelines/manifests/kustomize
   ws_run_or_show "${KUBECTL[@]}" apply -k "$manifests/cluster-scoped-resources?ref=$KUBEFLOW_PIPELINES_VERSION&timeout=600s"
   ws_run_or_show "${KUBECTL[@]}" wait --for=condition=established --timeout=60s crd/applications.app.k8s.io
-  ws_run_or_show "${KUBECTL[@]}" apply -k "$manifests/env/platform-agnostic?ref=$KUBEFLOW_PIPELINES_VERSION&timeout=600s"
+  ws_write_or_show "$OVERLAY/kustomization.yaml" \
+    "$(ws_render deploy/kubeflow/pipelines/kustomization.yaml KUBEFLOW_PIPELINES_VERSION="$KUBEFLOW_PIPELINES_VERSION")"
+  ws_run_or_show "${KUBECTL[@]}" apply -k "$OVERLAY"
   ws_run_or_show "${KUBECTL[@]}" wait --for=condition=Available deployments --all -n kubeflow --timeout=1800s
 }
 

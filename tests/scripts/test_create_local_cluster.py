@@ -6,7 +6,7 @@ import pytest
 
 from workshop.project import ROOT, versions
 
-CONFIG = (ROOT / "deploy/kind/cluster.yaml").read_text()
+CONFIG = (ROOT / "deploy/kind/cluster.yaml").read_text().replace("${KIND_NODE_IMAGE}", versions()["KIND_NODE_IMAGE"])
 READS = re.compile(r"kubectl (config current-context|--context \S+ get) ?|kind get|docker info|sysctl|uname|git")
 PIPELINES = "github.com/kubeflow/pipelines/manifests/kustomize"
 CREATE = "kind create cluster --name kubeflow-demo --config - --wait 5m"
@@ -47,7 +47,7 @@ def test_the_first_run_creates_a_cluster_and_installs_pipelines(shell, large):
         for call in (
             f"apply -k '{PIPELINES}/cluster-scoped-resources?ref={version}&timeout=600s'",
             "wait --for=condition=established --timeout=60s crd/applications.app.k8s.io",
-            f"apply -k '{PIPELINES}/env/platform-agnostic?ref={version}&timeout=600s'",
+            f"apply -k build/pipelines-{version}",
             "wait --for=condition=Available deployments --all -n kubeflow --timeout=1800s",
             f"annotate --overwrite namespace kubeflow first-kubeflow-pipeline/installed=pipelines-{version}",
         )

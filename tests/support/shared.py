@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,21 +76,6 @@ def first_one(folder: Path, name: str) -> Iterator[bool]:
     with FileLock(folder / f"{name}.lock"):
         yield not done.exists()
         done.touch()
-
-
-def once(folder: Path, name: str, make: Callable[[], Any]) -> Any:
-    """Make a value in the first worker that asks for it, and return it in all of them.
-
-    Args:
-        folder: the folder that the workers share.
-        name: the name of the value.
-        make: returns the value, which must survive a round trip through JSON.
-    """
-    kept = folder / f"{name}.json"
-    with first_one(folder, name) as first:
-        if first:
-            kept.write_text(json.dumps(make()))
-    return json.loads(kept.read_text())
 
 
 def borrow(directory: Path, owner: Sandbox) -> Sandbox:

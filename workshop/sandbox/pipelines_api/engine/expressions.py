@@ -59,10 +59,7 @@ def compile_condition(expression: str) -> Any:
     Raises:
         EngineError: the expression is not valid.
     """
-    try:
-        return _environment().compile(expression)
-    except (RuntimeError, TypeError) as error:
-        raise EngineError(f"cannot read the condition {expression!r}: {_reason(error)}. {_HINT}") from None
+    return _compile(expression, "condition", f". {_HINT}")
 
 
 def select(selector: str, value: Any) -> Any:
@@ -98,10 +95,14 @@ def compile_selector(selector: str) -> Any:
     Raises:
         EngineError: the selector is not valid.
     """
+    return _compile(selector, "expression")
+
+
+def _compile(text: str, kind: str, advice: str = "") -> Any:
     try:
-        return _environment().compile(selector)
+        return _environment().compile(text)
     except (RuntimeError, TypeError) as error:
-        raise EngineError(f"cannot read the expression {selector!r}: {_reason(error)}") from None
+        raise EngineError(f"cannot read the {kind} {text!r}: {_reason(error)}{advice}") from None
 
 
 @cache
