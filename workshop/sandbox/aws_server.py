@@ -40,6 +40,7 @@ SERVICES: dict[str, tuple[str, ...]] = {
     "elasticloadbalancing": ("elb", "elbv2", "ec2"),
     "iam": ("iam",),
     "logs": ("logs",),
+    "servicequotas": ("servicequotas",),
     "sts": ("sts",),
 }
 # moto loads a service when a client first asks for it. These take long, so a quiet server loads them in advance.

@@ -55,6 +55,9 @@ class ObjectStore(Server):
             f"-ip={HOST}",
             f"-ip.bind={HOST}",
             *(f"-{flag}={port}" for flag, port in ports.items()),
+            # A page of another origin cannot read even an error. By default, each origin may read.
+            f"-s3.allowedOrigins=http://{HOST}",
+            f"-filer.allowedOrigins=http://{HOST}",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             # Only S3 is for clients: the other parts serve as little HTTP as they can.
