@@ -21,6 +21,7 @@ from tests.support.sampling import sample, seed
 from workshop.sandbox import SandboxError, aws_server
 from workshop.sandbox.aws_journal import AwsRequest
 
+SEED = seed()
 TRUST = json.dumps({"Version": "2012-10-17"})
 
 
@@ -127,7 +128,7 @@ def test_kubectl_does_not_reach_the_clusters_of_the_reader(borrowing_sandbox):
 
 @pytest.mark.parametrize("number", sample(range(100), test=0, gate=4))
 def test_no_acknowledged_role_is_lost_when_the_account_is_killed(sandbox, number):
-    chance = random.Random(f"{seed()} {number}")
+    chance = random.Random(f"{SEED} {number}")
     acknowledged, begun = [], threading.Event()
 
     def make_roles():

@@ -6,6 +6,7 @@ import signal
 import urllib.error
 import urllib.request
 from dataclasses import replace
+from types import SimpleNamespace
 
 import boto3
 import nbformat
@@ -122,6 +123,16 @@ def test_outputs_and_errors_of_lessons_show_no_secret_path():
     assert nbformat.writes(cleaned).count("SECRET") == 10
     kept = f"s3://bucket/{hidden}/object http://127.0.0.1:8889/{hidden}0"
     assert lessons._without_secret(kept) == kept, "an address in S3 stays"
+
+
+@pytest.mark.slow
+def test_the_notebook_of_an_executed_lesson_is_private(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("print(1)")])
+    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "x", "language": "python"}}
+    nbformat.write(notebook, tmp_path / "lesson.ipynb")
+    (tmp_path / "out").mkdir()
+    result = lessons.run_one(SimpleNamespace(path=tmp_path / "lesson.ipynb", name="lesson"), tmp_path / "out", {})
+    assert result.error == "" and result.notebook.stat().st_mode & 0o077 == 0
 
 
 def test_a_step_of_the_clock_does_not_make_the_servers_look_ended(monkeypatch):
