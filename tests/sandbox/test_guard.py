@@ -288,6 +288,16 @@ def test_two_thousand_idle_connections_do_not_keep_other_clients_out(sandbox, na
     assert sum(len(log) for log in sandbox.logs(10_000).values()) < 200_000
 
 
+def test_malformed_requests_get_400_and_no_line_in_the_log(account, shared_sandbox):
+    host, _, port = account.host.partition(":")
+    before = shared_sandbox.logs(10_000)["aws-account"]
+    for sent in (b"\x16\x03\x01\x02\0\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/9\r\n\r\n"):
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(sent)
+            assert connection.recv(100).startswith(b"HTTP/1.1 400")
+    assert shared_sandbox.logs(10_000)["aws-account"] == before
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n"])
 def test_a_request_without_its_end_is_closed_after_ten_seconds(account, sent):

@@ -5,6 +5,7 @@ answers nobody.
 """
 
 import asyncio
+import logging
 import resource
 from collections import OrderedDict
 from typing import Any, ClassVar
@@ -30,6 +31,12 @@ class BoundedProtocol(H11Protocol):
     # The open connections; the connection that has been quiet for the longest time is the first.
     _by_activity: ClassVar["OrderedDict[BoundedProtocol, None]"] = OrderedDict()
     _waiting: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        # A warning for each malformed request would let any client fill the disk.
+        self.logger = logging.getLogger("uvicorn.error.connections")
+        self.logger.setLevel(logging.ERROR)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -95,6 +102,5 @@ def serve(app: Any, port: int, **options: Any) -> None:
         options: further options of `uvicorn.run`.
     """
     fixed: dict[str, Any] = {"host": HOST, "port": port, "http": BoundedProtocol, "ws": "none", "backlog": BACKLOG}
-    # A warning for each malformed request would let any client fill the disk.
-    quiet: dict[str, Any] = {"access_log": False, "log_level": "error", "server_header": False}
+    quiet: dict[str, Any] = {"access_log": False, "log_level": "warning", "server_header": False}
     uvicorn.run(app, **fixed, **quiet, **options)
