@@ -53,6 +53,7 @@ fi
 ws_read_settings
 # Without the platform, users have no namespaces.
 if [ "$platform" = pipelines ]; then KUBEFLOW_NAMESPACE=kubeflow; fi
+KUBEFLOW_NAMESPACE=${KUBEFLOW_NAMESPACE:-kubeflow-user-example-com} SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-default-editor}
 if $s3_artifacts; then
   ws_require_setting WORKSHOP_BUCKET "the bucket of artifacts"
   ws_require_setting AWS_DEFAULT_REGION "the region of the bucket"

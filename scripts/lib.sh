@@ -328,6 +328,24 @@ ws_cluster_has() {
   [ -n "$ANSWER" ]
 }
 
+# ws_find_namespace: sets KUBEFLOW_NAMESPACE and SERVICE_ACCOUNT to those of the tasks, unless the settings name them.
+# With Pipelines alone, tasks run as pipeline-runner in the namespace kubeflow. With the whole platform, tasks run as
+# default-editor in the namespace of a user. Needs CONTEXT. A dry run without a cluster assumes the whole platform.
+ws_find_namespace() {
+  local namespace=kubeflow-user-example-com account=default-editor
+  if [ -n "$KUBEFLOW_NAMESPACE" ] && [ -n "$SERVICE_ACCOUNT" ]; then return; fi
+  if ! ws_cluster_has customresourcedefinition profiles.kubeflow.org; then
+    if ws_cluster_has serviceaccount pipeline-runner -n kubeflow; then
+      namespace=kubeflow account=pipeline-runner
+    elif ! $DRY_RUN; then
+      ws_fail "the cluster $CONTEXT has no Kubeflow Pipelines. Install Kubeflow: scripts/install_kubeflow.sh"
+    fi
+  fi
+  KUBEFLOW_NAMESPACE=${KUBEFLOW_NAMESPACE:-$namespace}
+  SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-$account}
+  ws_note "tasks run as $SERVICE_ACCOUNT in the namespace $KUBEFLOW_NAMESPACE"
+}
+
 # The tag of every AWS resource that the scripts create. clean_up.py finds the resources by this tag.
 # shellcheck disable=SC2034  # the scripts use the variable
 PROJECT_TAG=Key=project,Value=first-kubeflow-pipeline

@@ -24,7 +24,8 @@ VALUES = versions() | {
     "NODE_COUNT": "2",
     "NODE_SPOT": "false",
     "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_ENDPOINT_URL_S3": "http://seaweedfs.kubeflow:8333",
+    "POD_ENDPOINT": "http://seaweedfs.kubeflow:9000",
+    "DISABLE_SSL": "true",
     "KUBEFLOW_NAMESPACE": "kubeflow-user-example-com",
     "SERVICE_ACCOUNT": "default-editor",
     "WORKSHOP_BUCKET": "my-bucket",
@@ -132,7 +133,16 @@ PROVIDERS = fields(
             region=TEXT,
             disableSSL=SWITCH,
             forcePathStyle=SWITCH,
-            credentials=fields("fromEnv", fromEnv=SWITCH),
+            credentials=fields(
+                "fromEnv",
+                fromEnv=SWITCH,
+                secretRef=fields(
+                    *("secretName", "accessKeyKey", "secretKeyKey"),
+                    secretName=TEXT,
+                    accessKeyKey=TEXT,
+                    secretKeyKey=TEXT,
+                ),
+            ),
         ),
     ),
 )
@@ -217,6 +227,8 @@ def test_every_document_has_only_known_fields(check, name):
         ("cluster.yaml ClusterConfig", ("managedNodeGroups", 0)),
         ("kind/cluster.yaml Cluster", ("nodes", 0)),
         ("kubeflow/kfp-launcher.yaml ConfigMap", ()),
+        ("kubeflow/kfp-launcher-keys.yaml ConfigMap", ()),
+        ("kubeflow/s3-access.yaml ConfigMap", ()),
         ("kubeflow/notebook.yaml Notebook", ("spec", "template", "spec", "containers", 0)),
         ("kubeflow/notebook.yaml PersistentVolumeClaim", ("spec",)),
         ("kubeflow/pipelines/kustomization.yaml Kustomization", ("patches", 0)),
@@ -241,8 +253,9 @@ def test_a_misspelled_field_is_tried_in_every_document():
     assert {name for name, _ in marks[0].args[1]} == set(DOCUMENTS)
 
 
-def test_the_launchers_configuration_has_only_known_fields():
-    text = DOCUMENTS["kubeflow/kfp-launcher.yaml ConfigMap"]["data"]["providers"]
+@pytest.mark.parametrize("file", ["kfp-launcher.yaml", "kfp-launcher-keys.yaml"])
+def test_the_launchers_configuration_has_only_known_fields(file):
+    text = DOCUMENTS[f"kubeflow/{file} ConfigMap"]["data"]["providers"]
     jsonschema.validate(yaml.safe_load(text), PROVIDERS)
 
 

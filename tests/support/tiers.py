@@ -14,7 +14,7 @@ IMAGES = "builds images, which takes minutes and needs Docker; to run it: pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("workshop")
-    group.addoption("--tier", choices=TIERS, default="test", help="how much to run: test (4 minutes), gate, or all")
+    group.addoption("--tier", choices=TIERS, default="test", help="how much to run: test (3 minutes), gate, or all")
     group.addoption("--images", action="store_true", help="run the tests that build images, too")
 
 
