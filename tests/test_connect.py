@@ -19,8 +19,8 @@ from workshop.settings import SettingsError
 def emulated_aws(shared_sandbox):
     """Stand in for AWS with the sandbox's emulated account. The target gets no other setting of the sandbox."""
     environment = shared_sandbox.environment()
-    apply({name: environment[name] for name in ("AWS_ENDPOINT_URL", "NO_PROXY", "no_proxy")})  # moto has an S3, too
-    apply({"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "a secret that is never shown"})
+    names = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "NO_PROXY", "no_proxy")
+    apply({name: environment[name] for name in names})
 
 
 def test_the_default_target_is_the_sandbox_and_it_is_started(sandbox, capsys):
@@ -152,7 +152,7 @@ def test_eks_takes_account_and_registry_from_aws(emulated_aws, capsys):
     assert target.s3.startswith("Amazon S3, eu-west-1 (")
     # Without an address, kfp.Client() would use the cluster that kubectl points to.
     assert os.environ["KF_PIPELINES_ENDPOINT"] == "http://localhost:8080"
-    assert "a secret that is never shown" not in capsys.readouterr().out
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in capsys.readouterr().out
 
 
 def test_aws_that_does_not_answer_is_an_error_that_names_the_region():

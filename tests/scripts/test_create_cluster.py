@@ -4,10 +4,10 @@ import json
 import re
 from pathlib import Path
 
-import boto3
 import pytest
 import yaml
 
+from tests.support.account import client
 from workshop.project import ROOT, versions
 
 WAIT = "wait --for=condition=Ready nodes --all --timeout=600s"
@@ -50,9 +50,7 @@ def stand_in_kubectl(
 
 def endpoint(account, name="kubeflow-demo") -> str:
     """The address of a cluster of the emulated account."""
-    variables = account.environment()
-    eks = boto3.Session("a", "b", region_name="us-east-1").client("eks", endpoint_url=variables["AWS_ENDPOINT_URL"])
-    return eks.describe_cluster(name=name)["cluster"]["endpoint"]
+    return client(account, "eks").describe_cluster(name=name)["cluster"]["endpoint"]
 
 
 @pytest.fixture

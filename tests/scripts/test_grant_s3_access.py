@@ -3,10 +3,10 @@
 import base64
 import json
 
-import boto3
 import pytest
 import yaml
 
+from tests.support.account import client, make_cluster
 from workshop.project import ROOT
 from workshop.sandbox import aws_account
 
@@ -41,14 +41,13 @@ def cluster(account, unique, monkeypatch) -> str:
     name = f"c{unique}"
     for constant in ("CLUSTER", "NODE_GROUP", "NODE_ROLE", "CLUSTER_ROLE"):
         monkeypatch.setattr(aws_account, constant, name if constant == "CLUSTER" else f"{name}-{constant[:4].lower()}")
-    aws_account.make_cluster(account.environment()["AWS_ENDPOINT_URL"])
+    make_cluster(account)
     return name
 
 
 @pytest.fixture
 def iam(account):
-    session = boto3.Session(aws_access_key_id="x", aws_secret_access_key="x", region_name="us-east-1")
-    return session.client("iam", endpoint_url=account.environment()["AWS_ENDPOINT_URL"])
+    return client(account, "iam")
 
 
 @pytest.fixture

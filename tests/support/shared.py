@@ -89,9 +89,8 @@ def borrow(directory: Path, owner: Sandbox) -> Sandbox:
         owner: a sandbox that is up; its servers must run as long as the new sandbox is used.
     """
     own = Sandbox(directory)
-    (directory / "run").mkdir(parents=True)
-    directory.chmod(0o700)
-    own_bucket = own.bucket  # makes identity.json
+    own_bucket = own.bucket  # makes the folder with identity.json
+    (directory / "run").mkdir()
     kept = directory / "identity.json"
     identity = json.loads(kept.read_text())
     lent = json.loads((owner.directory / "identity.json").read_text())

@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Column, Connection, Engine, ForeignKey, Index, String, delete, event, text, union
+from sqlalchemy import JSON, URL, Column, Connection, Engine, ForeignKey, Index, String, delete, event, text, union
 from sqlmodel import Field, Session, SQLModel, col, create_engine, select
 
 WAIT_FOR_WRITERS_MS = 30_000
@@ -224,9 +224,9 @@ def delete_unused_manifests(session: Session) -> None:
 
 
 def _connect(path: Path) -> Engine:
-    engine = create_engine(
-        f"sqlite:///{path}", pool_size=48, max_overflow=16, connect_args={"check_same_thread": False}
-    )
+    # In a URL as text, a question mark or a percent sign of the path would have a meaning.
+    url = URL.create("sqlite", database=str(path))
+    engine = create_engine(url, pool_size=48, max_overflow=16, connect_args={"check_same_thread": False})
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine
