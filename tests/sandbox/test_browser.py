@@ -16,6 +16,8 @@ from tests.support import docker_stub
 from tests.support.account import client
 from tests.support.api import Api
 
+pytestmark = pytest.mark.attack
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 REPORT_WITHIN_SECONDS = 120
 FORM = "Action=CreateRole&RoleName=evil&AssumeRolePolicyDocument={}&Version=2010-05-08"

@@ -24,6 +24,8 @@ from workshop.sandbox import Sandbox, SandboxError
 from workshop.sandbox.processes import is_running, start_mark
 from workshop.sandbox.supervisor import MARKER
 
+pytestmark = pytest.mark.attack
+
 NAMES = ["a,b", "is it?", "100%20", "100%", "two  spaces", "Übung 中文", "it's", 'a"b', "a;b&c=d#e", "$HOME", "[x]{y}"]
 
 

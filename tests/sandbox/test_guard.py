@@ -22,6 +22,8 @@ from botocore.exceptions import ClientError
 from tests.support.account import client
 from workshop.sandbox.aws_server import SERVICES
 
+pytestmark = pytest.mark.attack
+
 FORM = "application/x-www-form-urlencoded"
 CALLER = "Action=GetCallerIdentity&Version=2011-06-15"
 
