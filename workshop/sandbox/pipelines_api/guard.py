@@ -52,8 +52,8 @@ class Guard:
         try:
             await self._pass_on(scope, receive, send)
         except Refused as refused:
-            code = Code.PERMISSION_DENIED if refused.status == 403 else Code.INVALID_ARGUMENT
-            error = ApiError(code, refused.message, refused.status)
+            code = Code.PERMISSION_DENIED if refused.status == 403 else Code.INVALID_ARGUMENT  # 400, as for any upload
+            error = ApiError(code, refused.message)
             await JSONResponse(error.body(), error.status)(scope, receive, send)
         except ApiError as error:
             await JSONResponse(error.body(), error.status)(scope, receive, send)
