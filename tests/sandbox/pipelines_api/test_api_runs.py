@@ -53,7 +53,7 @@ def test_a_log_can_be_read_and_followed_while_it_is_written(api, compiled):
     assert detail(api.get(run), "sleep")["state"] == "RUNNING"
     node = api.tasks(run)["sleep"]["node_id"]
     begun = time.monotonic()
-    with api.session.get(f"{api.base}/runs/{run}/nodes/{node}/log?follow=true", stream=True, timeout=60) as answer:
+    with api.session.get(f"{api.own}/runs/{run}/nodes/{node}/log?follow=true", stream=True, timeout=60) as answer:
         assert "asleep" in "".join(piece.decode() for piece in answer.iter_content(None))
     assert time.monotonic() - begun > 0.5, "it ends with the task"
     assert api.await_state(run)["state"] == "SUCCEEDED"
@@ -151,7 +151,7 @@ def test_the_tail_parameter_returns_the_end_of_a_long_log(api, compiled, unique)
     api.await_state(run)
     node = api.tasks(run)["say"]["node_id"]
     whole, tail = (
-        api.session.get(f"{api.base}/runs/{run}/nodes/{node}/log", params={"tail": tail}).text for tail in (0, 1000)
+        api.session.get(f"{api.own}/runs/{run}/nodes/{node}/log", params={"tail": tail}).text for tail in (0, 1000)
     )
     assert len(whole) > 50_000 and len(tail) == 1000 and whole.endswith(tail)
 
@@ -191,7 +191,7 @@ def test_artifacts_are_stored_under_the_pipeline_root_and_can_be_read(api, share
     folder = shared_sandbox.directory / "pipelines-api" / "runs" / run
     await_that(lambda: {path.name for path in folder.rglob("*") if path.is_file()} == {"log"}, "copies are left")
     node = api.tasks(run)["write"]["node_id"]
-    read = api.session.get(f"{api.base}/runs/{run}/nodes/{node}/artifacts/table")
+    read = api.session.get(f"{api.own}/runs/{run}/nodes/{node}/artifacts/table")
     assert read.content == b"a\n1\n2\n"
     assert "no-such" in api.refused(404, "GET", f"/runs/{run}/nodes/{node}/artifacts/no-such")
 

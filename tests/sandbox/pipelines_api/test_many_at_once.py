@@ -77,7 +77,7 @@ def test_runs_wait_in_order_when_there_are_more_than_cores(own_api, compiled, mo
 def test_fifty_clients_that_follow_a_silent_log_block_no_request(own_api, compiled):
     run = own_api.run(compiled(simple.slow))["run_id"]
     node = await_that(lambda: own_api.tasks(run).get("sleep"), "the task does not start")["node_id"]
-    url = f"{own_api.base}/runs/{run}/nodes/{node}/log?follow=true"
+    url = f"{own_api.own}/runs/{run}/nodes/{node}/log?follow=true"
     followers = [requests.get(url, stream=True, timeout=30) for _ in range(THREADS)]
     for _ in range(3):
         own_api.call("GET", "/experiments", timeout=5)

@@ -1,29 +1,36 @@
 """The Experiment service."""
 
 from time import time as now
+from typing import Annotated
 from uuid import uuid4
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from sqlalchemy import update
 from sqlmodel import Session, col, select
 
-from workshop.sandbox.pipelines_api import messages
-from workshop.sandbox.pipelines_api.errors import exists, invalid
-from workshop.sandbox.pipelines_api.listing import list_page
-from workshop.sandbox.pipelines_api.queries import ListQuery, checked_name, find
+from workshop.sandbox.pipelines_api import messages, schemas
+from workshop.sandbox.pipelines_api.errors import conflict, during, exists, internal, internally, invalid
+from workshop.sandbox.pipelines_api.listing import Listable, list_page, options
+from workshop.sandbox.pipelines_api.queries import ListQuery, body_of, check_length, find, same_text, too_long
 from workshop.sandbox.pipelines_api.tables import ARCHIVED, AVAILABLE, Experiment, RecurringRun, Run, Store
 
 DEFAULT = "Default"
-FIELDS = {
-    "id": Experiment.experiment_id,
-    "experiment_id": Experiment.experiment_id,
-    "name": Experiment.display_name,
-    "display_name": Experiment.display_name,
-    "description": Experiment.description,
-    "created_at": Experiment.created_at,
-    "last_run_created_at": Experiment.last_run_created_at,
-    "storage_state": Experiment.storage_state,
-}
+LIST = Listable(
+    "Experiment",
+    Experiment,
+    {
+        "id": Experiment.experiment_id,
+        "experiment_id": Experiment.experiment_id,
+        "name": Experiment.display_name,
+        "display_name": Experiment.display_name,
+        "description": Experiment.description,
+        "created_at": Experiment.created_at,
+        "last_run_created_at": Experiment.last_run_created_at,
+        "namespace": Experiment.namespace,
+        "storage_state": Experiment.storage_state,
+    },
+)
+Body = Annotated[messages.ExperimentBody, Depends(body_of(messages.ExperimentBody, schemas.EXPERIMENT))]
 
 
 def default(session: Session) -> Experiment:
@@ -46,32 +53,26 @@ def router(store: Store) -> APIRouter:
 
     @routes.get("")
     def list_experiments(query: ListQuery) -> dict:
+        chosen = options(LIST, query)
         with store.reading() as session:
-            page = list_page(session, Experiment, FIELDS, query)
+            page = list_page(session, LIST, chosen)
             return messages.page("experiments", page, [messages.experiment(row) for row in page.rows])
 
     @routes.post("")
-    def create_experiment(body: messages.ExperimentBody) -> dict:
-        name = checked_name(body.display_name, "The experiment name is empty. Please specify a valid name")
-        with store.writing() as session:
-            if session.exec(select(Experiment).where(Experiment.display_name == name)).first():
-                raise exists(
-                    f"Failed to create a new experiment. The name {name} already exists. Please specify a new name"
-                )
-            created = Experiment(
-                experiment_id=str(uuid4()),
-                display_name=name,
-                description=body.description or "",
-                created_at=int(now()),
-            )
-            session.add(created)
-        return messages.experiment(created)
+    def create_experiment(body: Body) -> dict:
+        with (
+            during("[ExperimentServer]: Failed to create a experiment due to conversion error"),
+            internally("Failed to convert API experiment to model experiment"),
+        ):
+            _check(body)
+        with during("Failed to create a experiment"), store.writing() as session:
+            return messages.experiment(_add(session, body))
 
     @routes.post("/{experiment_id}:archive")
     def archive_experiment(experiment_id: str) -> dict:
         """Archive an experiment and its runs, and disable its recurring runs."""
         with store.writing() as session:
-            find(session, Experiment, experiment_id).storage_state = ARCHIVED
+            _set_state(session, experiment_id, ARCHIVED)
             session.exec(update(Run).where(col(Run.experiment_id) == experiment_id).values(storage_state=ARCHIVED))
             session.exec(
                 update(RecurringRun)
@@ -84,19 +85,20 @@ def router(store: Store) -> APIRouter:
     def unarchive_experiment(experiment_id: str) -> dict:
         """Unarchive an experiment. The experiment's runs stay archived, and its recurring runs stay disabled."""
         with store.writing() as session:
-            find(session, Experiment, experiment_id).storage_state = AVAILABLE
+            _set_state(session, experiment_id, AVAILABLE)
         return {}
 
     @routes.get("/{experiment_id}")
     def get_experiment(experiment_id: str) -> dict:
-        with store.reading() as session:
+        with during("Failed to fetch experiment"), store.reading() as session:
             return messages.experiment(find(session, Experiment, experiment_id))
 
     @routes.delete("/{experiment_id}")
     def delete_experiment(experiment_id: str) -> dict:
         """Delete an experiment. The experiment's runs and recurring runs stay."""
-        with store.writing() as session:
-            session.delete(find(session, Experiment, experiment_id))
+        with during("Failed to delete experiment"), store.writing() as session:
+            found = _deletable(session, experiment_id)
+            session.delete(found)
         return {}
 
     return routes
@@ -110,9 +112,46 @@ def for_new_run(session: Session, experiment_id: str) -> Experiment:
         experiment_id: the experiment; "" for the default experiment.
 
     Raises:
-        ApiError: the experiment does not exist or is archived.
+        ApiError: the experiment does not exist.
     """
-    found = find(session, Experiment, experiment_id) if experiment_id else default(session)
-    if found.storage_state == ARCHIVED:
-        raise invalid(f"the experiment {found.display_name!r} is archived: unarchive it, or name another experiment")
+    return find(session, Experiment, experiment_id) if experiment_id else default(session)
+
+
+def _check(body: messages.ExperimentBody) -> None:
+    if not body.display_name:
+        raise invalid("Experiment must have a non-empty name")
+    check_length("Experiment.Name", body.display_name)
+
+
+def _add(session: Session, body: messages.ExperimentBody) -> Experiment:
+    if problem := too_long([("Description", body.description)]):
+        raise internal("Failed to add experiment to experiment table", problem)
+    if session.exec(select(Experiment).where(same_text(Experiment.display_name, body.display_name))).first():
+        raise exists(
+            f"Failed to create a new experiment. The name {body.display_name} already exists. Please specify a new name"
+        )
+    created = Experiment(
+        experiment_id=str(uuid4()),
+        display_name=body.display_name,
+        description=body.description,
+        created_at=int(now()),
+    )
+    session.add(created)
+    session.flush()
+    return created
+
+
+def _set_state(session: Session, experiment_id: str, state: str) -> None:
+    """Set the storage state of an experiment. As in the real server, a missing experiment is no error."""
+    session.exec(update(Experiment).where(col(Experiment.experiment_id) == experiment_id).values(storage_state=state))
+
+
+def _deletable(session: Session, experiment_id: str) -> Experiment:
+    with during(f"Failed to delete experiment {experiment_id} due to error fetching it"):
+        found = find(session, Experiment, experiment_id)
+    if found.display_name == DEFAULT:
+        raise conflict(
+            f"Failed to delete experiment {experiment_id}. The default experiment cannot be deleted",
+            f"Invalid input error: Experiment id cannot be equal to the default id {experiment_id}",
+        )
     return found

@@ -1,12 +1,14 @@
-"""Serves details of a run that the contract of the real server does not have: task records, logs and artifacts.
+"""Serves what only the sandbox has: task records, logs and artifacts of a run, under `/apis/sandbox/v1`.
 
 `GET runs/RUN/tasks`: every task with its inputs, outputs and exit code, in the order of creation.
 
-`GET runs/RUN/nodes/NODE/log?follow=true&tail=BYTES`: the log of a task, optionally until the task ends. NODE is a
-`pod_name` of `child_tasks` or a task id. The real server has this endpoint under `/apis/v1alpha1`; this server has it
-there too.
+`GET runs/RUN/nodes/NODE/log?follow=true&tail=BYTES`: the log of a task, optionally until the task ends. NODE is the
+`node_id` of a task record, or a `pod_name` of `child_tasks` that names an executor.
 
 `GET runs/RUN/nodes/NODE/artifacts/NAME`: the content of an output artifact that is a single object in S3.
+
+The real server has a log endpoint under `/apis/v1alpha1`, which never returns a log in an installation for one user.
+The sandbox returns the log there too. Errors of that endpoint have the server's form: status 200, and a text.
 """
 
 import asyncio
@@ -15,17 +17,18 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from sqlmodel import Session, col, select
 from starlette.concurrency import run_in_threadpool
 
 from workshop.sandbox import Sandbox
-from workshop.sandbox.pipelines_api import messages
+from workshop.sandbox.pipelines_api import messages, task_details
 from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
 from workshop.sandbox.pipelines_api.engine.artifacts import Store as ArtifactStore
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
-from workshop.sandbox.pipelines_api.errors import not_found
-from workshop.sandbox.pipelines_api.queries import find
+from workshop.sandbox.pipelines_api.errors import ApiError, not_found
+from workshop.sandbox.pipelines_api.queries import find, flag, number
+from workshop.sandbox.pipelines_api.services import EVERY_METHOD
 from workshop.sandbox.pipelines_api.states import UNFINISHED_TASK
 from workshop.sandbox.pipelines_api.tables import Run, Store, TaskRecord
 
@@ -51,15 +54,8 @@ def router(store: Store, dispatcher: Dispatcher, sandbox: Path) -> APIRouter:
             return {"tasks": tasks, "warnings": run.warnings}
 
     @routes.get("/nodes/{node_id}/log")
-    def read_log(request: Request, run_id: str, node_id: str, follow: bool = False, tail: int = 0) -> StreamingResponse:
-        with store.reading() as session:
-            task = _find_node(session, run_id, node_id)
-        if not task.log:
-            raise not_found("Log", f"of {task.name!r} (it is not a task that runs something)")
-        path = dispatcher.folder(run_id).log(task.log)
-        start = max(path.stat().st_size - tail, 0) if tail > 0 and path.exists() else 0
-        chunks = _follow(request, store, task.task_id, path, start) if follow else _read_chunks(path, start)
-        return StreamingResponse(chunks, media_type="text/plain")
+    def read_log(request: Request, run_id: str, node_id: str) -> StreamingResponse:
+        return _log(store, dispatcher, request, run_id, node_id)
 
     @routes.get("/nodes/{node_id}/artifacts/{artifact_name}")
     def read_artifact(run_id: str, node_id: str, artifact_name: str) -> StreamingResponse:
@@ -70,6 +66,28 @@ def router(store: Store, dispatcher: Dispatcher, sandbox: Path) -> APIRouter:
             raise not_found("Artifact", artifact_name)
         chunks = _read_object(sandbox, dispatcher.folder(run_id).downloads, found[0]["uri"])
         return StreamingResponse(chunks, media_type="application/octet-stream")
+
+    return routes
+
+
+def log_router(store: Store, dispatcher: Dispatcher) -> APIRouter:
+    """Return the route of the log endpoint of the real server.
+
+    Args:
+        store: the database.
+        dispatcher: knows the folders of runs.
+    """
+    routes = APIRouter(prefix="/runs/{run_id}")
+
+    @routes.api_route("/nodes/{node_id}/log", methods=EVERY_METHOD)
+    def read_log(request: Request, run_id: str, node_id: str) -> Response:
+        try:
+            return _log(store, dispatcher, request, run_id, node_id)
+        except ApiError as error:
+            message = f"BadRequestError: Failed to read logs for run {run_id}: {error.message}"
+            answer = JSONResponse({"error_message": message, "error_details": message})
+            answer.headers["content-type"] = "text/plain; charset=utf-8"
+            return answer
 
     return routes
 
@@ -86,11 +104,25 @@ def tasks_of(session: Session, run_ids: list[str]) -> list[TaskRecord]:
 
 
 def _find_node(session: Session, run_id: str, node_id: str) -> TaskRecord:
-    find(session, Run, run_id)
-    for task in tasks_of(session, [run_id]):
-        if node_id in (task.task_id, messages.pod_name(task)):
+    run = find(session, Run, run_id)
+    tasks = tasks_of(session, [run_id])
+    workflow = task_details.workflow_name(run, messages.pipeline_name(tasks))
+    for task in tasks:
+        if node_id in (task.task_id, task_details.node_id(workflow, task.path, "executor")):
             return task
     raise not_found("Node", node_id)
+
+
+def _log(store: Store, dispatcher: Dispatcher, request: Request, run_id: str, node_id: str) -> StreamingResponse:
+    follow, tail = flag(request, "follow"), number(request, "tail")
+    with store.reading() as session:
+        task = _find_node(session, run_id, node_id)
+    if not task.log:
+        raise not_found("Log", f"of {task.name!r} (it is not a task that runs something)")
+    path = dispatcher.folder(run_id).log(task.log)
+    start = max(path.stat().st_size - tail, 0) if tail > 0 and path.exists() else 0
+    chunks = _follow(request, store, task.task_id, path, start) if follow else _read_chunks(path, start)
+    return StreamingResponse(chunks, media_type="text/plain")
 
 
 def _read_chunks(path: Path, start: int) -> Iterator[bytes]:
