@@ -113,6 +113,8 @@ def test_no_request_makes_the_server_fail(api, known, operation):
     bodies = st.none()
     if operation.body.startswith("V2beta1"):
         right = {"display_name": "right", "pipeline_spec": known["spec"], "trigger": TRIGGER, "max_concurrency": 1}
+        model = getattr(models, operation.body)
+        right = {name: value for name, value in right.items() if name in model.attribute_map.values()}
         bodies = st.one_of(messages(operation.body, known), anything, st.just(right))
     elif operation.body == "TEXT":
         bodies = anything
@@ -144,12 +146,14 @@ def test_no_request_makes_the_server_fail(api, known, operation):
 
 
 def check(operation, answer) -> None:
+    if answer.status_code == 301:  # a path with an empty part
+        return
     kind = answer.headers["content-type"].partition(";")[0]
     assert kind == "application/json" or (operation.body == "FILE" and kind == "text/plain")
     if answer.status_code == 200:
         assert problems(operation.answer, answer.json()) == []
         return
-    assert answer.status_code in (301, 400, 404, 409, 500, 501), f"{answer.status_code}: {answer.text}"
+    assert answer.status_code in (400, 404, 409, 500, 501), f"{answer.status_code}: {answer.text}"
     if operation.body == "FILE":
         assert kind == "text/plain" or set(answer.json()) in ({"error_message", "error_details"}, *FORMS)
         return

@@ -5,7 +5,7 @@ import json
 from fastapi import APIRouter, Request
 
 from workshop.project import versions
-from workshop.sandbox.pipelines_api.errors import ApiError, Code, during, invalid
+from workshop.sandbox.pipelines_api.errors import ApiError, Code, during, invalid, unreadable
 
 EVERY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
 
@@ -51,18 +51,18 @@ def report_router() -> APIRouter:
 
 def _check_document(body: bytes, kind: str) -> None:
     """Check that a body is a text in JSON, and that the text holds an object in JSON."""
-    text = ""
     try:
         text = json.loads(body or b'""')
+    except (ValueError, RecursionError):
+        raise unreadable("the body must be a text in JSON") from None
+    if not isinstance(text, str):
+        raise unreadable(f"json: cannot unmarshal {type(text).__name__} into Go value of type string")
+    try:
         if isinstance(json.loads(text), dict):
             return
-        cause = "cannot unmarshal a value that is no object"
-    except RecursionError:
-        cause = "exceeded max depth"
-    except (ValueError, TypeError):
-        cause = (
-            f"invalid character {text[0]!r} looking for beginning of value" if text else "unexpected end of JSON input"
-        )
+        cause = "it is no object"
+    except (ValueError, RecursionError):
+        cause = f"invalid character {text[0]!r} looking for beginning of value" if text else "unexpected end of input"
     raise invalid(f"Could not unmarshal {kind}: {cause}: {text}")
 
 
