@@ -5,8 +5,8 @@ A plain `kfp.Client()` works with this server as with a cluster. The contract is
 behaviour that the swagger file leaves open. `app.py` builds the server, `tables.py` defines the database,
 `dispatcher.py` starts a `worker.py` for each run, and `engine/` executes the run.
 
-`docs/sandbox.md` lists every known difference from the real server. In addition to the contract, `run_details.py`
-serves the inputs, outputs and exit code of every task, its log, and its artifacts.
+`docs/api_differences.md` lists every known difference from the real server. In addition to the contract,
+`run_details.py` serves the inputs, outputs and exit code of every task, its log, and its artifacts.
 """
 
 import hashlib

@@ -33,6 +33,7 @@ LENGTHS = {
 }
 MAX_TEXT_BYTES = 65_535  # the size of a text column in the real server's database
 MAX_DISPLAY_NAME = 255
+EVERY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
 NUMBER = re.compile(r"[-+]?\d+")
 BOOLEANS = dict.fromkeys(("1", "t", "T", "TRUE", "true", "True"), True) | dict.fromkeys(
     ("0", "f", "F", "FALSE", "false", "False"), False

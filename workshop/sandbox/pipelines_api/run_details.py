@@ -27,8 +27,7 @@ from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
 from workshop.sandbox.pipelines_api.engine.artifacts import Store as ArtifactStore
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
 from workshop.sandbox.pipelines_api.errors import ApiError, not_found
-from workshop.sandbox.pipelines_api.queries import find, flag, number
-from workshop.sandbox.pipelines_api.services import EVERY_METHOD
+from workshop.sandbox.pipelines_api.queries import EVERY_METHOD, find, flag, number
 from workshop.sandbox.pipelines_api.states import UNFINISHED_TASK
 from workshop.sandbox.pipelines_api.tables import Run, Store, TaskRecord
 

@@ -6,8 +6,7 @@ from fastapi import APIRouter, Request
 
 from workshop.project import versions
 from workshop.sandbox.pipelines_api.errors import ApiError, Code, during, invalid, unreadable
-
-EVERY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
+from workshop.sandbox.pipelines_api.queries import EVERY_METHOD
 
 
 def health_router(multi_user: bool = False) -> APIRouter:
