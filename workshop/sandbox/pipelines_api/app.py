@@ -15,6 +15,7 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from workshop.sandbox.pipelines_api import experiments, pipelines, recurring_runs, run_details, runs, services
+from workshop.sandbox.pipelines_api.access import Access, Identify, Users
 from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
 from workshop.sandbox.pipelines_api.engine.contract import Runner
 from workshop.sandbox.pipelines_api.errors import ApiError, Code, unreadable
@@ -37,7 +38,7 @@ PAGE_HEADERS = {
 }
 
 
-def make_app(directory: Path, secret: str, sandbox: Path, runner: Runner) -> ASGIApp:
+def make_app(directory: Path, secret: str, sandbox: Path, runner: Runner, users: Users | None = None) -> ASGIApp:
     """Return the server.
 
     Args:
@@ -45,11 +46,14 @@ def make_app(directory: Path, secret: str, sandbox: Path, runner: Runner) -> ASG
         secret: the first part of every path.
         sandbox: the sandbox's folder.
         runner: how tasks are executed.
+        users: the users of the server; None for a server for one user.
     """
-    database = directory / "pipelines.sqlite"
+    access = Access(users)
+    database = directory / ("pipelines-of-users.sqlite" if users else "pipelines.sqlite")
     store = Store(database)
-    with store.writing() as session:
-        experiments.default(session)
+    if not users:
+        with store.writing() as session:
+            experiments.default(session)
     dispatcher = Dispatcher(store, database, sandbox, runner, lambda: recurring_runs.fire_due(store, runner=runner))
 
     @asynccontextmanager
@@ -61,21 +65,23 @@ def make_app(directory: Path, secret: str, sandbox: Path, runner: Runner) -> ASG
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
     contract = (
-        experiments.router(store),
-        pipelines.router(store),
-        runs.router(store, dispatcher),
-        recurring_runs.router(store, dispatcher),
-        services.health_router(),
+        experiments.router(store, access),
+        pipelines.router(store, access),
+        runs.router(store, dispatcher, access),
+        recurring_runs.router(store, dispatcher, access),
+        services.health_router(access.multi_user),
         services.report_router(),
+        run_details.artifact_router(store, access),
     )
     for router in contract:
         app.include_router(router, prefix=PREFIX)
-    app.include_router(services.health_router(), prefix=OLD_PREFIX)
+    app.include_router(services.health_router(access.multi_user), prefix=OLD_PREFIX)
     app.include_router(run_details.log_router(store, dispatcher), prefix=LOG_PREFIX)
     app.include_router(run_details.router(store, dispatcher, sandbox), prefix=OWN_PREFIX)
     app.get("/")(lambda: FileResponse(PAGE, headers=PAGE_HEADERS))
     _answer_errors(app)
-    return Guard(_CleanPath(app, f"/{secret}"), secret)
+    inner: ASGIApp = Identify(app, users) if users else app
+    return Guard(_CleanPath(inner, f"/{secret}"), secret)
 
 
 class _CleanPath:
@@ -103,7 +109,10 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def known(_request: Request, error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body(), error.status)
+        answer = JSONResponse(error.body(), error.status)
+        if error.code == Code.UNAUTHENTICATED:
+            answer.headers["www-authenticate"] = error.message.encode("ascii", "replace").decode()
+        return answer
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:

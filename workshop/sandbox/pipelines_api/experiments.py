@@ -4,17 +4,28 @@ from time import time as now
 from typing import Annotated
 from uuid import uuid4
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from sqlalchemy import update
 from sqlmodel import Session, col, select
 
 from workshop.sandbox.pipelines_api import messages, schemas
+from workshop.sandbox.pipelines_api.access import Access
 from workshop.sandbox.pipelines_api.errors import conflict, during, exists, internal, internally, invalid
 from workshop.sandbox.pipelines_api.listing import Listable, list_page, options
-from workshop.sandbox.pipelines_api.queries import ListQuery, body_of, check_length, find, same_text, too_long
+from workshop.sandbox.pipelines_api.queries import (
+    ListQuery,
+    body_of,
+    check_length,
+    find,
+    namespace_condition,
+    parameters,
+    same_text,
+    too_long,
+)
 from workshop.sandbox.pipelines_api.tables import ARCHIVED, AVAILABLE, Experiment, RecurringRun, Run, Store
 
 DEFAULT = "Default"
+AUTHORIZING = "Failed to authorize with API"
 LIST = Listable(
     "Experiment",
     Experiment,
@@ -47,15 +58,25 @@ def default(session: Session) -> Experiment:
     return created
 
 
-def router(store: Store) -> APIRouter:
+def router(store: Store, access: Access) -> APIRouter:
     """Return the service's routes."""
     routes = APIRouter(prefix="/experiments")
 
+    def allow(session: Session, experiment_id: str, verb: str) -> None:
+        if access.multi_user:
+            with during("Failed to authorize the request"):
+                with during("Failed to authorize with the experiment ID"):
+                    found = find(session, Experiment, experiment_id)
+                access.check("experiments", verb, found.namespace, found.display_name, AUTHORIZING)
+
     @routes.get("")
-    def list_experiments(query: ListQuery) -> dict:
+    def list_experiments(request: Request, query: ListQuery) -> dict:
         chosen = options(LIST, query)
+        namespace = access.namespace(parameters(request, "namespace")["namespace"])
+        with during("List experiments failed"), during(AUTHORIZING):
+            access.check("experiments", "list", namespace, step=AUTHORIZING)
         with store.reading() as session:
-            page = list_page(session, LIST, chosen)
+            page = list_page(session, LIST, chosen, *namespace_condition(Experiment, access, namespace))
             return messages.page("experiments", page, [messages.experiment(row) for row in page.rows])
 
     @routes.post("")
@@ -65,13 +86,18 @@ def router(store: Store) -> APIRouter:
             internally("Failed to convert API experiment to model experiment"),
         ):
             _check(body)
-        with during("Failed to create a experiment"), store.writing() as session:
-            return messages.experiment(_add(session, body))
+        namespace = access.namespace(body.namespace)
+        with during("Failed to create a experiment"):
+            with during("Failed to authorize the request"):
+                access.check("experiments", "create", namespace, body.display_name, AUTHORIZING)
+            with store.writing() as session:
+                return messages.experiment(_add(session, body, namespace))
 
     @routes.post("/{experiment_id}:archive")
     def archive_experiment(experiment_id: str) -> dict:
         """Archive an experiment and its runs, and disable its recurring runs."""
-        with store.writing() as session:
+        with during("Failed to archive experiment"), store.writing() as session:
+            allow(session, experiment_id, "archive")
             _set_state(session, experiment_id, ARCHIVED)
             session.exec(update(Run).where(col(Run.experiment_id) == experiment_id).values(storage_state=ARCHIVED))
             session.exec(
@@ -84,19 +110,22 @@ def router(store: Store) -> APIRouter:
     @routes.post("/{experiment_id}:unarchive")
     def unarchive_experiment(experiment_id: str) -> dict:
         """Unarchive an experiment. The experiment's runs stay archived, and its recurring runs stay disabled."""
-        with store.writing() as session:
+        with during("Failed to unarchive experiment"), store.writing() as session:
+            allow(session, experiment_id, "unarchive")
             _set_state(session, experiment_id, AVAILABLE)
         return {}
 
     @routes.get("/{experiment_id}")
     def get_experiment(experiment_id: str) -> dict:
         with during("Failed to fetch experiment"), store.reading() as session:
+            allow(session, experiment_id, "get")
             return messages.experiment(find(session, Experiment, experiment_id))
 
     @routes.delete("/{experiment_id}")
     def delete_experiment(experiment_id: str) -> dict:
         """Delete an experiment. The experiment's runs and recurring runs stay."""
         with during("Failed to delete experiment"), store.writing() as session:
+            allow(session, experiment_id, "delete")
             found = _deletable(session, experiment_id)
             session.delete(found)
         return {}
@@ -123,15 +152,17 @@ def _check(body: messages.ExperimentBody) -> None:
     check_length("Experiment.Name", body.display_name)
 
 
-def _add(session: Session, body: messages.ExperimentBody) -> Experiment:
+def _add(session: Session, body: messages.ExperimentBody, namespace: str) -> Experiment:
     if problem := too_long([("Description", body.description)]):
         raise internal("Failed to add experiment to experiment table", problem)
-    if session.exec(select(Experiment).where(same_text(Experiment.display_name, body.display_name))).first():
+    same = (Experiment.namespace == namespace, same_text(Experiment.display_name, body.display_name))
+    if session.exec(select(Experiment).where(*same)).first():
         raise exists(
             f"Failed to create a new experiment. The name {body.display_name} already exists. Please specify a new name"
         )
     created = Experiment(
         experiment_id=str(uuid4()),
+        namespace=namespace,
         display_name=body.display_name,
         description=body.description,
         created_at=int(now()),

@@ -165,6 +165,7 @@ def pipeline(row: Pipeline) -> dict:
         display_name=row.display_name,
         description=row.description,
         created_at=time(row.created_at),
+        namespace=row.namespace,
     )
 
 

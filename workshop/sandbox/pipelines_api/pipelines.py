@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from posixpath import basename
 from time import monotonic
 from time import time as now
@@ -20,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from workshop.sandbox.pipelines_api import messages, schemas
+from workshop.sandbox.pipelines_api.access import VIEW_VERBS, Access
 from workshop.sandbox.pipelines_api.errors import (
     ApiError,
     Code,
@@ -38,6 +40,7 @@ from workshop.sandbox.pipelines_api.queries import (
     check_length,
     find,
     flag,
+    namespace_condition,
     parameters,
     same_text,
     too_long,
@@ -158,15 +161,35 @@ def find_version(session: Session, version_id: str) -> PipelineVersion:
         return found
 
 
-def router(store: Store) -> APIRouter:
+def router(store: Store, access: Access) -> APIRouter:
     """Return the routes of both services."""
     routes = APIRouter(prefix="/pipelines")
 
+    def allow(session: Session, pipeline_id: str, verb: str, done: str) -> None:
+        """Check the right to a pipeline. Everybody may read a shared pipeline, which has no namespace."""
+        if access.multi_user:
+            with during(f"Failed to {done} due authorization error for pipeline id {pipeline_id}"):
+                found = _find(session, pipeline_id)
+                if found.namespace or verb not in VIEW_VERBS:
+                    access.check(
+                        "pipelines", verb, found.namespace, found.name, _no_access(found.namespace, pipeline_id)
+                    )
+
     @routes.get("")
-    def list_pipelines(query: ListQuery) -> dict:
+    def list_pipelines(request: Request, query: ListQuery) -> dict:
         chosen = options(LIST, query, _listing("pipelines", query))
+        namespace = access.namespace(parameters(request, "namespace")["namespace"])
+        if namespace:
+            with (
+                during(f"Failed to list pipelines in namespace {namespace}. Check error stack"),
+                during(
+                    "Failed to list pipelines due to authorization error. Check if you have read permission to "
+                    f"namespace {namespace}"
+                ),
+            ):
+                access.check("pipelines", "list", namespace, "", _no_access(namespace))
         with store.reading() as session:
-            page = list_page(session, LIST, chosen)
+            page = list_page(session, LIST, chosen, *namespace_condition(Pipeline, access, namespace))
             return messages.page("pipelines", page, [messages.pipeline(row) for row in page.rows])
 
     @routes.post("")
@@ -174,11 +197,17 @@ def router(store: Store) -> APIRouter:
         names = Names.chosen(body.name, body.display_name, "", body.description)
         with during("Failed to create a pipeline as pipeline conversion failed"), internally("Failed to convert API"):
             check_length("Pipeline.Name", names.name)
+        namespace = access.namespace(body.namespace)
         with during("Failed to create a pipeline due to server error"), store.writing() as session:
             if not names.name:
                 raise invalid("name is required")
+            with during(
+                "Failed to create a pipeline due to authorization error. Check if you have write permissions to "
+                f"namespace {namespace}"
+            ):
+                access.check("pipelines", "create", namespace, names.name, _no_access(namespace))
             with during("Failed to create a pipeline in PipelineStore"):
-                return messages.pipeline(_add(session, names, "already exist"))
+                return messages.pipeline(_add(session, names, "already exist", namespace))
 
     @routes.post("/create")
     def create_pipeline_and_version(body: BothBody) -> dict:
@@ -187,6 +216,8 @@ def router(store: Store) -> APIRouter:
         with during("Failed to create a pipeline"):
             url = _url(body.pipeline_version)
             names = Names.chosen(of.name, of.display_name, basename(url), of.description)
+            namespace = access.namespace(of.namespace)
+            access.check("pipelines", "create", namespace, names.name, _no_access(namespace))
             content = _download(
                 url,
                 f"invalid pipeline spec URL: {url}",
@@ -198,19 +229,21 @@ def router(store: Store) -> APIRouter:
                 with internally("Failed to convert API"):
                     check_length("Pipeline.Name", names.name)
                     check_length("PipelineVersion.Name", names.name)
-                created = _add(session, names, "already exists")
+                created = _add(session, names, "already exists", namespace)
                 _add_version(session, created, names, package, url)
                 return messages.pipeline(created)
 
     @routes.api_route("/upload", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"])
     async def upload_pipeline(request: Request) -> Response:
         """Create a pipeline and its first version with the same names."""
-        return await _answer_upload(request, store, "Failed to read pipeline from file", _create_from_file)
+        return await _answer_upload(
+            request, store, "Failed to read pipeline from file", partial(_create_from_file, access)
+        )
 
     @routes.api_route("/upload_version", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"])
     async def upload_pipeline_version(request: Request) -> Response:
         """Add a version to a pipeline."""
-        return await _answer_upload(request, store, UPLOADING_VERSION, _create_version_from_file)
+        return await _answer_upload(request, store, UPLOADING_VERSION, partial(_create_version_from_file, access))
 
     @routes.get("/names/{name:path}")
     def get_pipeline_by_name(request: Request, name: str) -> dict:
@@ -220,7 +253,12 @@ def router(store: Store) -> APIRouter:
             during(f"Failed to get a pipeline named {name} in namespace "),
             store.reading() as session,
         ):
-            found = session.exec(select(Pipeline).where(same_text(Pipeline.name, name))).first()
+            wanted = [same_text(Pipeline.name, name)]
+            if access.namespace(namespace):
+                access.check("pipelines", "get", namespace, name, _no_access(namespace))
+                wanted.append(col(Pipeline.namespace) == namespace)
+            newest = select(Pipeline).where(*wanted).order_by(col(Pipeline.sequence).desc())
+            found = session.exec(newest).first()
             if found is None:
                 raise not_found("Namespace/Pipeline", f"/{name}")
             return messages.pipeline(found)
@@ -231,6 +269,7 @@ def router(store: Store) -> APIRouter:
             during(f"Failed to get a pipeline {pipeline_id}. Check error stack"),
             store.reading() as session,
         ):
+            allow(session, pipeline_id, "get", "get a pipeline")
             return messages.pipeline(_find(session, pipeline_id))
 
     @routes.delete("/{pipeline_id}")
@@ -238,6 +277,7 @@ def router(store: Store) -> APIRouter:
         """Delete a pipeline. A pipeline that has versions is deleted only if `cascade` is set. Runs stay."""
         cascade = flag(request, "cascade")
         with during(f"Failed to delete pipeline {pipeline_id}. Check error stack"), store.writing() as session:
+            allow(session, pipeline_id, "delete", "delete a pipeline")
             with during(f"Failed to delete pipeline with id {pipeline_id} as it was not found"):
                 found = find(session, Pipeline, pipeline_id)
             version = session.exec(select(PipelineVersion).where(PipelineVersion.pipeline_id == pipeline_id)).first()
@@ -320,18 +360,24 @@ def _listing(kind: str, query: object) -> str:
     return f"Failed to list {kind} due invalid list options: {text}"
 
 
+def _no_access(namespace: str, pipeline_id: str = "") -> str:
+    return f"Failed to access pipeline {pipeline_id}. Check if you have access to namespace {namespace}"
+
+
 def _find(session: Session, pipeline_id: str) -> Pipeline:
     with during(f"Failed to get a pipeline with id {pipeline_id}"):
         return find(session, Pipeline, pipeline_id)
 
 
-def _add(session: Session, names: Names, words: str) -> Pipeline:
-    if session.exec(select(Pipeline).where(same_text(Pipeline.name, names.name))).first():
+def _add(session: Session, names: Names, words: str, namespace: str) -> Pipeline:
+    same = (Pipeline.namespace == namespace, same_text(Pipeline.name, names.name))
+    if session.exec(select(Pipeline).where(*same)).first():
         raise exists(f"Failed to create a new pipeline. The name {names.name} {words}. Please specify a new name")
     if problem := too_long([("DisplayName", names.display_name), ("Description", names.description)]):
         raise internal("Failed to add pipeline to pipeline table", problem)
     created = Pipeline(
         pipeline_id=str(uuid4()),
+        namespace=namespace,
         name=names.name,
         display_name=names.display_name,
         description=names.description,
@@ -389,22 +435,26 @@ async def _answer_upload(
         return error.response()
 
 
-def _create_from_file(store: Store, content: bytes, filename: str, request: Request) -> dict:
+def _create_from_file(access: Access, store: Store, content: bytes, filename: str, request: Request) -> dict:
     query = request.query_params
     with _refused(400, "Failed to read a pipeline spec file"):
         file = pipeline_file(content, filename)
+    namespace = access.namespace(query.get("namespace", ""))
+    if namespace:
+        with _refused(400, "Failed to create a pipeline"):
+            access.check("pipelines", "create", namespace, "", _no_access(namespace))
     given = [query.get(name, "") for name in ("name", "display_name", "description")]
     names = Names.chosen(given[0], given[1], filename, given[2])
     _check_upload("Pipeline.Name", names.name)
     with _refused(500, UPLOADING), store.writing() as session:
         package = read_file(file, filename)
         check_length("PipelineVersion.Name", names.name)
-        created = _add(session, names, "already exists")
+        created = _add(session, names, "already exists", namespace)
         _add_version(session, created, names, package)
         return messages.pipeline(created)
 
 
-def _create_version_from_file(store: Store, content: bytes, filename: str, request: Request) -> dict:
+def _create_version_from_file(access: Access, store: Store, content: bytes, filename: str, request: Request) -> dict:
     query = request.query_params
     with _refused(400, UPLOADING_VERSION):
         file = pipeline_file(content, filename)
@@ -415,7 +465,9 @@ def _create_version_from_file(store: Store, content: bytes, filename: str, reque
     names = Names.chosen(given[0], given[1], filename, given[2])
     _check_upload("PipelineVersion.Name", names.name)
     with _refused(400, UPLOADING_VERSION), store.reading() as session:
-        _find(session, pipeline_id)
+        namespace = _find(session, pipeline_id).namespace
+        if namespace:
+            access.check("pipelines", "create", namespace, "", _no_access(namespace, pipeline_id))
     with _refused(500, UPLOADING_VERSION), store.writing() as session:
         created, package = _new_version(session, pipeline_id, names, file)
         return messages.pipeline_version(created, package.document)

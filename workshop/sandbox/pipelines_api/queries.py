@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from sqlalchemy import ColumnElement
 from sqlmodel import Session, SQLModel, col, func, select
 
+from workshop.sandbox.pipelines_api.access import Access
 from workshop.sandbox.pipelines_api.errors import during, invalid, not_found, unreadable
 from workshop.sandbox.pipelines_api.listing import Query
 from workshop.sandbox.pipelines_api.messages import Message
@@ -79,6 +80,11 @@ def experiment_condition(
     ):
         namespace_of_experiment(session, experiment_id)
     return [col(table.experiment_id) == experiment_id]
+
+
+def namespace_condition(table: Any, access: Access, namespace: str) -> list[ColumnElement[bool]]:
+    """Return the condition that limits a list to a namespace; an empty list on a server for one user."""
+    return [col(table.namespace) == namespace] if access.multi_user else []
 
 
 def namespace_of_experiment(session: Session, experiment_id: str) -> str:

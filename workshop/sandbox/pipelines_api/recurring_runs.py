@@ -7,10 +7,11 @@ from time import time as now
 from typing import Annotated
 from uuid import uuid4
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from sqlmodel import Session, col, func, select
 
 from workshop.sandbox.pipelines_api import experiments, messages, pipelines, runs, schemas
+from workshop.sandbox.pipelines_api.access import Access
 from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
 from workshop.sandbox.pipelines_api.engine.contract import ENDED, Runner
 from workshop.sandbox.pipelines_api.errors import (
@@ -29,6 +30,9 @@ from workshop.sandbox.pipelines_api.queries import (
     body_of,
     experiment_condition,
     find,
+    namespace_condition,
+    namespace_of_experiment,
+    parameters,
     too_long,
 )
 from workshop.sandbox.pipelines_api.schedules import MAX_INTERVAL, NEVER, cron_problem, next_moment
@@ -41,6 +45,7 @@ from workshop.sandbox.pipelines_api.tables import (
     store_manifest,
 )
 
+AUTHORIZING = "failed to authorize with API"
 NAMESPACE = "kubeflow"  # the namespace of a standalone installation
 MAX_CONCURRENCY = 10
 CHECK_SECONDS = 60.0  # the longest time between two checks: a changed clock makes runs due earlier
@@ -79,15 +84,31 @@ def fire_due(store: Store, moment: float | None = None, runner: Runner = "subpro
     return min([*(_fire_one(store, identifier, moment, runner) for identifier in enabled), CHECK_SECONDS])
 
 
-def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
+def router(store: Store, dispatcher: Dispatcher, access: Access) -> APIRouter:
     """Return the service's routes."""
     routes = APIRouter(prefix="/recurringruns")
 
+    def allow(session: Session, recurring_run_id: str, verb: str) -> None:
+        if access.multi_user:
+            with during("Failed to authorize the request"):
+                with during("failed to authorize with the recurring run ID"):
+                    found = find(session, RecurringRun, recurring_run_id)
+                access.check("jobs", verb, found.namespace, found.display_name, AUTHORIZING)
+
     @routes.get("")
-    def list_recurring_runs(query: ListQuery, experiment_id: ExperimentParameter) -> dict:
+    def list_recurring_runs(request: Request, query: ListQuery, experiment_id: ExperimentParameter) -> dict:
         chosen = options(LIST, query, "Failed to list recurring runs due to error parsing the listing options")
         with during("Failed to list jobs"), store.reading() as session:
             conditions = experiment_condition(session, RecurringRun, experiment_id)
+            namespace = parameters(request, "namespace")["namespace"]
+            if experiment_id:
+                namespace = namespace_of_experiment(session, experiment_id)
+            with during(
+                "Failed to list recurring runs due to authorization error. Check if you have permission to access "
+                f"namespace {namespace}"
+            ):
+                access.check("jobs", "list", namespace, step=AUTHORIZING)
+            conditions += namespace_condition(RecurringRun, access, namespace)
             page = list_page(session, LIST, chosen, *conditions)
             return messages.page("recurringRuns", page, [_to_message(session, row) for row in page.rows])
 
@@ -97,12 +118,17 @@ def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
             trigger = _checked(body)
         with during("Failed to create a recurring run"):
             with store.reading() as session:
-                _check_namespace(session, body)
+                namespace = _check_namespace(session, body, access)
+                with during(
+                    "Failed to create a recurring run due to authorization error. Check if you have write permission "
+                    f"to namespace {namespace}"
+                ):
+                    access.check("jobs", "create", namespace, body.display_name, AUTHORIZING)
                 package, version = _source(session, body)
             with during("Failed to create a recurring run during scheduled workflow creation"):
                 runs.check_runnable(package, body.runtime_config.parameters, dispatcher.runner)
             with store.writing() as session:
-                message = _to_message(session, _add(session, body, trigger, package, version))
+                message = _to_message(session, _add(session, body, trigger, package, version, access))
         dispatcher.wake()
         return message
 
@@ -119,17 +145,22 @@ def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
     @routes.get("/{recurring_run_id}")
     def get_recurring_run(recurring_run_id: str) -> dict:
         with during("Failed to fetch a recurring run"), store.reading() as session:
+            allow(session, recurring_run_id, "get")
             return _to_message(session, find(session, RecurringRun, recurring_run_id))
 
     @routes.delete("/{recurring_run_id}")
     def delete_recurring_run(recurring_run_id: str) -> dict:
         """Delete a recurring run. The runs that it has created stay."""
         step = f"Failed to delete recurring run {recurring_run_id}. Check if exists"
+        with during("Failed to delete a recurring run"), store.writing() as session:
+            allow(session, recurring_run_id, "delete")
         with during("Failed to delete a recurring run"), during(step), store.writing() as session:
             session.delete(find(session, RecurringRun, recurring_run_id))
         return {}
 
     def _set_enabled(recurring_run_id: str, enabled: bool) -> dict:
+        with store.reading() as session:
+            allow(session, recurring_run_id, "enable" if enabled else "disable")
         step = f"Failed to change recurring run's mode to enable:{str(enabled).lower()}. "
         with during(f"{step}Check if recurring run {recurring_run_id} exists"), store.writing() as session:
             found = find(session, RecurringRun, recurring_run_id)
@@ -177,13 +208,15 @@ def _trigger(trigger: messages.Trigger | None) -> dict | None:
     return messages.trigger(trigger)
 
 
-def _check_namespace(session: Session, body: messages.RecurringRunBody) -> None:
-    of_experiment = runs.check_experiment(session, body.experiment_id, "recurring run") or NAMESPACE
+def _check_namespace(session: Session, body: messages.RecurringRunBody, access: Access) -> str:
+    """Return the namespace of a new recurring run."""
+    of_experiment = runs.check_experiment(session, body.experiment_id, "recurring run", access) or NAMESPACE
     if body.namespace and body.namespace != of_experiment:
         with during("Failed to create a recurring run due to invalid experimentId and namespace combination"):
             raise invalid(
                 f"Experiment {body.experiment_id} belongs to namespace '{of_experiment}' instead of '{body.namespace}'"
             )
+    return of_experiment
 
 
 def _source(session: Session, body: messages.RecurringRunBody) -> tuple[Package, PipelineVersion | None]:
@@ -202,6 +235,7 @@ def _add(
     trigger: dict | None,
     package: Package,
     version: PipelineVersion | None,
+    access: Access,
 ) -> RecurringRun:
     if problem := too_long([("DisplayName", body.display_name), ("Description", body.description)]):
         raise internal("Failed to add job to job table", problem)
@@ -214,7 +248,7 @@ def _add(
         display_name=body.display_name,
         description=body.description,
         # The server takes its own account, and shows the account only if it knows the pipeline's text.
-        service_account=runs.SERVICE_ACCOUNT if version_id or not version else "",
+        service_account=runs.service_account(access) if version_id or not version else "",
         pipeline_id=version.pipeline_id if version else "",
         pipeline_version_id=version_id,  # an empty id means the latest version at the time of each run
         manifest="" if version else store_manifest(session, package.document),

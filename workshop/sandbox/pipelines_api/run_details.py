@@ -22,7 +22,9 @@ from sqlmodel import Session, col, select
 from starlette.concurrency import run_in_threadpool
 
 from workshop.sandbox import Sandbox
+from workshop.sandbox.pipelines_api import access as access_rules
 from workshop.sandbox.pipelines_api import messages, task_details
+from workshop.sandbox.pipelines_api.access import Access
 from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
 from workshop.sandbox.pipelines_api.engine.artifacts import Store as ArtifactStore
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
@@ -87,6 +89,30 @@ def log_router(store: Store, dispatcher: Dispatcher) -> APIRouter:
             answer = JSONResponse({"error_message": message, "error_details": message})
             answer.headers["content-type"] = "text/plain; charset=utf-8"
             return answer
+
+    return routes
+
+
+def artifact_router(store: Store, access: Access) -> APIRouter:
+    """Return the route of the real server for artifacts. For pipelines of version 2, the server finds none.
+
+    Args:
+        store: the database.
+        access: the rights of users.
+    """
+    routes = APIRouter(prefix="/runs/{run_id}")
+
+    @routes.get("/nodes/{node_id}/artifacts/{artifact_name}:read")
+    def read_artifact(run_id: str, node_id: str, artifact_name: str) -> Response:
+        status, message = 404, "artifact not found: <nil>"
+        if access.multi_user:  # the endpoint of the real server does not see who asks
+            with store.reading() as session:
+                run = session.exec(select(Run).where(Run.run_id == run_id)).first()
+            namespace = run.namespace if run else ""
+            status, message = 403, access_rules.refusal_of_artifacts(run_id, namespace)
+        answer = JSONResponse({"error_message": message, "error_details": message}, status)
+        answer.headers["content-type"] = "text/plain; charset=utf-8"
+        return answer
 
     return routes
 

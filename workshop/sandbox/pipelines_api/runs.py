@@ -6,11 +6,13 @@ from time import time as now
 from typing import Annotated, Any
 from uuid import uuid4
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from sqlalchemy import delete
 from sqlmodel import Session, col, select
 
+from workshop.sandbox.pipelines_api import access as access_rules
 from workshop.sandbox.pipelines_api import argo, engine, experiments, messages, pipelines, schemas
+from workshop.sandbox.pipelines_api.access import Access
 from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
 from workshop.sandbox.pipelines_api.engine.contract import Runner
 from workshop.sandbox.pipelines_api.errors import (
@@ -31,7 +33,9 @@ from workshop.sandbox.pipelines_api.queries import (
     body_of,
     experiment_condition,
     find,
+    namespace_condition,
     namespace_of_experiment,
+    parameters,
     too_long,
 )
 from workshop.sandbox.pipelines_api.run_details import tasks_of
@@ -163,15 +167,32 @@ def add(session: Session, experiment: Experiment, **fields: Any) -> Run:
     return made
 
 
-def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
+def router(store: Store, dispatcher: Dispatcher, access: Access) -> APIRouter:
     """Return the service's routes."""
     routes = APIRouter(prefix="/runs")
 
+    def allow(session: Session, run_id: str, verb: str) -> None:
+        if access.multi_user:
+            with during("Failed to authorize the request"):
+                with during(f"Failed to authorize with the run ID {run_id}"):
+                    found = find_run(session, run_id)
+                access.check("runs", verb, found.namespace, "", _no_access(found.namespace, run_id))
+
     @routes.get("")
-    def list_runs(query: ListQuery, experiment_id: ExperimentParameter) -> dict:
+    def list_runs(request: Request, query: ListQuery, experiment_id: ExperimentParameter) -> dict:
         chosen = options(LIST, query)
         with during("Failed to list runs"), store.reading() as session:
-            page = list_page(session, LIST, chosen, *experiment_condition(session, Run, experiment_id))
+            conditions = experiment_condition(session, Run, experiment_id)
+            namespace = parameters(request, "namespace")["namespace"]
+            if experiment_id:
+                namespace = namespace_of_experiment(session, experiment_id)
+            with during(
+                f"Failed to list runs due to authorization error. Check if you have permission to access namespace "
+                f"{namespace}"
+            ):
+                access.check("runs", "list", namespace, step=_no_access(namespace))
+            conditions += namespace_condition(Run, access, namespace)
+            page = list_page(session, LIST, chosen, *conditions)
             return messages.page("runs", page, _to_messages(session, page.rows))
 
     @routes.post("")
@@ -183,25 +204,32 @@ def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
             _check(body)
         with during("Failed to create a new run"):
             with store.reading() as session:
-                check_experiment(session, body.experiment_id, "run")
+                namespace = check_experiment(session, body.experiment_id, "run", access)
+                with during(
+                    "Failed to create a run due to authorization error. Check if you have write permissions to "
+                    f"namespace {namespace}"
+                ):
+                    access.check("runs", "create", namespace, "", _no_access(namespace))
                 package, version = _source(session, body)
             with during("Failed to generate the ExecutionSpec"):
                 warnings = check_runnable(package, body.runtime_config.parameters, dispatcher.runner)
             with store.writing() as session:
-                made = _add(session, body, package, version, warnings)
+                made = _add(session, body, package, version, warnings, access)
         dispatcher.wake()
         return messages.run(made, [], package.document if made.inline else None)
 
     @routes.post("/{run_id}:archive")
     def archive_run(run_id: str) -> dict:
         step = f"Failed to archive run {run_id} as it does not exist"
-        with during("Failed to archive a run"), during(step), store.writing() as session:
+        with during("Failed to archive a run"), store.writing() as session, during(step):
+            allow(session, run_id, "archive")
             find_run(session, run_id).storage_state = ARCHIVED
         return {}
 
     @routes.post("/{run_id}:unarchive")
     def unarchive_run(run_id: str) -> dict:
         with during("Failed to unarchive a run"), store.writing() as session:
+            allow(session, run_id, "unarchive")
             with during(f"Failed to unarchive run {run_id} as it does not exist"):
                 found = find_run(session, run_id)
             experiment = session.exec(select(Experiment).where(Experiment.experiment_id == found.experiment_id)).first()
@@ -217,6 +245,7 @@ def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
     def terminate_run(run_id: str) -> dict:
         """Stop a run and the processes of its tasks. A run that has not started ends at once."""
         with during("Failed to terminate a run"), store.writing() as session:
+            allow(session, run_id, "terminate")
             found = _changeable(session, run_id, "terminate")
             if found.state in (*ENDED, "CANCELING"):
                 with during(f"Failed to terminate run {run_id}"):
@@ -232,6 +261,7 @@ def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
     def retry_run(run_id: str) -> dict:
         """Execute a failed run again. Tasks that have succeeded are not executed again."""
         with during("Failed to retry a run"), store.writing() as session:
+            allow(session, run_id, "retry")
             found = _changeable(session, run_id, "retry")
             if found.state != "FAILED":
                 with during(f"Failed to retry run {run_id}"):
@@ -243,12 +273,14 @@ def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
     @routes.get("/{run_id}")
     def get_run(run_id: str) -> dict:
         with during("Failed to get a run"), store.reading() as session:
+            allow(session, run_id, "get")
             return _to_messages(session, [find_run(session, run_id)])[0]
 
     @routes.delete("/{run_id}")
     def delete_run(run_id: str) -> dict:
         """Delete a run. A run in progress is stopped first. The artifacts in S3 stay."""
         with during("Failed to delete a run"), store.writing() as session:
+            allow(session, run_id, "delete")
             found = _changeable(session, run_id, "delete")
             session.exec(delete(TaskRecord).where(col(TaskRecord.run_id) == run_id))
             session.delete(found)
@@ -268,24 +300,34 @@ def find_run(session: Session, run_id: str) -> Run:
         return find(session, Run, run_id)
 
 
-def check_experiment(session: Session, experiment_id: str, kind: str) -> str:
+def service_account(access: Access) -> str:
+    """Return the service account of a run that names none."""
+    return access_rules.SERVICE_ACCOUNT if access.multi_user else SERVICE_ACCOUNT
+
+
+def _no_access(namespace: str, run_id: str = "") -> str:
+    return f"Failed to access run {run_id}. Check if you have access to namespace {namespace}"
+
+
+def check_experiment(session: Session, experiment_id: str, kind: str, access: Access) -> str:
     """Check that the experiment of a new run or recurring run exists, and return its namespace.
 
     Args:
         session: a session.
         experiment_id: the experiment; "" for the default experiment.
         kind: `run` or `recurring run`.
+        access: a server with several users has no default experiment.
 
     Raises:
-        ApiError: the experiment does not exist.
+        ApiError: the experiment does not exist, or it is missing on a server with several users.
     """
-    if not experiment_id:
+    if not experiment_id and not access.multi_user:
         return ""
-    with (
-        during(f"Failed to create a {kind} due to invalid experimentId and namespace combination"),
-        during(f"Failed to fetch namespace for experiment {experiment_id}"),
-    ):
-        return namespace_of_experiment(session, experiment_id)
+    with during(f"Failed to create a {kind} due to invalid experimentId and namespace combination"):
+        if not experiment_id:
+            raise invalid("Experiment id can not be empty in multi-user mode")
+        with during(f"Failed to fetch namespace for experiment {experiment_id}"):
+            return namespace_of_experiment(session, experiment_id)
 
 
 def _changeable(session: Session, run_id: str, verb: str) -> Run:
@@ -333,6 +375,7 @@ def _add(
     package: Package,
     version: PipelineVersion | None,
     warnings: list[str],
+    access: Access,
 ) -> Run:
     if problem := too_long([("DisplayName", body.display_name), ("Description", body.description)]):
         raise internal("Failed to store run", problem)
@@ -345,7 +388,7 @@ def _add(
         recurring_run_id=body.recurring_run_id,
         display_name=body.display_name,
         description=body.description,
-        service_account=body.service_account or SERVICE_ACCOUNT,
+        service_account=body.service_account or service_account(access),
         pipeline_id=version.pipeline_id if version else "",
         pipeline_version_id=version.pipeline_version_id if version else "",
         inline=version is None,
