@@ -87,7 +87,7 @@ def _cores_taken(server: Server) -> Iterator[None]:
     yield
     for run_id in sleeping:
         server.call("POST", f"/runs/{run_id}:terminate")
-        server.await_end(run_id, "CANCELED")
+        server.await_end(run_id, "FAILED")
         server.call("DELETE", f"/runs/{run_id}")
 
 

@@ -47,6 +47,7 @@ class Server:
         self.sandbox.up()
         address = urlsplit(self.sandbox.environment()["KF_PIPELINES_ENDPOINT"])
         self._prefix = f"{address.path}/apis/v2beta1"
+        self._own_prefix = f"{address.path}/apis/sandbox/v1"
         self._connection = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
         self._used = 0.0
 
@@ -70,7 +71,8 @@ class Server:
             self._connection.close()
             self._connection.connect()
         begun = time.perf_counter()
-        self._connection.request(method, self._prefix + path, content, headers)
+        prefix = self._own_prefix if path.endswith("/tasks") else self._prefix
+        self._connection.request(method, prefix + path, content, headers)
         answer = self._connection.getresponse()
         text = answer.read()
         seconds = time.perf_counter() - begun

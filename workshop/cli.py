@@ -119,11 +119,15 @@ def up(
     runner: Annotated[
         str | None, typer.Option(help="How tasks of pipelines run from now on: subprocess or docker.")
     ] = None,
+    multi_user: Annotated[
+        bool | None,
+        typer.Option(help="Whether Pipelines has users from now on: alice and bob, each with a namespace."),
+    ] = None,
 ) -> None:
     """Start every server that is not running."""
     from workshop.sandbox import Sandbox
 
-    Sandbox().up(runner)
+    Sandbox().up(runner, multi_user)
     status()
 
 

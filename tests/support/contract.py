@@ -28,7 +28,7 @@ class Operation:
 
     @property
     def unsupported(self) -> bool:
-        return self.name.startswith(("ReportService", "VisualizationService"))
+        return self.name.startswith(("AuthService", "ReportService", "VisualizationService"))
 
 
 OPERATIONS = [

@@ -53,6 +53,7 @@ class Identity:
         bucket: the default bucket; eight random digits make its name unique.
         pipelines_path: the path below which the Pipelines API answers. Anyone who knows the path can run code.
         runner: how tasks of pipelines run. The runner is not random, but the same file holds it.
+        multi_user: whether the Pipelines API has several users. This choice is in the same file, too.
     """
 
     access_key: str
@@ -61,6 +62,7 @@ class Identity:
     bucket: str
     pipelines_path: str
     runner: str = "subprocess"
+    multi_user: bool = False
 
     @classmethod
     def new(cls) -> "Identity":
@@ -83,11 +85,12 @@ class Sandbox:
     def __init__(self, directory: Path | None = None) -> None:
         self.directory = directory or sandbox_directory()
 
-    def up(self, runner: str | None = None) -> None:
+    def up(self, runner: str | None = None, multi_user: bool | None = None) -> None:
         """Start every server that is not running; safe to call again, and from several processes at once.
 
         Args:
             runner: how tasks of pipelines run from now on, "subprocess" or "docker"; unchanged by default.
+            multi_user: whether the Pipelines API has several users from now on; unchanged by default.
 
         Raises:
             SandboxError: a server does not start, the folder cannot be written, its disk is full, or this machine
@@ -98,6 +101,8 @@ class Sandbox:
         apply(_without_proxy())
         if runner:
             self._choose_runner(runner)
+        if multi_user is not None:
+            self._choose(multi_user=multi_user)
         ensure()
         identity = self._identity()
         supervisor = self._supervisor(identity)
@@ -250,8 +255,12 @@ class Sandbox:
             raise SandboxError(f"there is no runner {runner!r}; it must be one of: {', '.join(RUNNERS)}")
         if runner == "docker":
             docker_engine.connect(timeout=10).close()
-        identity = self._identity()
-        write_atomically(self._identity_path, json.dumps(asdict(replace(identity, runner=runner))))
+        self._choose(runner=runner)
+
+    def _choose(self, **choices: str | bool) -> None:
+        """Keep choices in the file of the identity."""
+        chosen = asdict(self._identity()) | choices
+        write_atomically(self._identity_path, json.dumps(chosen))
 
     def _renew_pipelines_path(self) -> None:
         if self._identity_path.exists():
@@ -264,7 +273,9 @@ class Sandbox:
         servers = [
             ObjectStore(self.directory / ObjectStore.name, *keys),
             self._account(identity),
-            PipelinesApi(self.directory / PipelinesApi.name, identity.pipelines_path, identity.runner),
+            PipelinesApi(
+                self.directory / PipelinesApi.name, identity.pipelines_path, identity.runner, identity.multi_user
+            ),
             Registry(self.directory / Registry.name),
         ]
         return Supervisor(self.directory, servers)

@@ -1,5 +1,6 @@
 """Recurring runs: when a run is due, and that it is created."""
 
+import re
 import time
 from datetime import UTC, datetime
 
@@ -84,17 +85,14 @@ def test_other_cron_expressions_are_refused_with_a_reason(bad):
 @pytest.mark.parametrize(
     "change",
     [
-        {"trigger": None},
-        {"trigger": {}},
         {"trigger": every(60) | cron("* * * * * *")},
         {"trigger": every(0)},
         {"trigger": every(10**15)},
         {"trigger": cron("x")},
         {"max_concurrency": 0},
         {"max_concurrency": 11},
-        {"display_name": ""},
         {"runtime_config": {"parameters": {"unknown": 1}}},
-        {"pipeline_spec": None},
+        {"namespace": "elsewhere"},
         {"mode": "SOMETIMES"},
     ],
     ids=str,
@@ -102,6 +100,41 @@ def test_other_cron_expressions_are_refused_with_a_reason(bad):
 def test_an_invalid_recurring_run_is_refused(api, echo, change):
     body = {"display_name": "r", "pipeline_spec": echo, "trigger": every(60), "max_concurrency": 1, "mode": "ENABLE"}
     api.refused(400, "POST", "/recurringruns", json=body | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"display_name": ""}, 500),
+        ({"pipeline_spec": None}, 500),
+        ({"pipeline_spec": {"just": "text"}}, 500),
+        ({"pipeline_spec": None, "pipeline_version_reference": {"pipeline_id": "no-such"}}, 404),
+        ({"pipeline_spec": None, "pipeline_version_reference": {"pipeline_version_id": "no-such"}}, 500),
+        ({"experiment_id": "no-such"}, 404),
+    ],
+    ids=str,
+)
+def test_a_refused_recurring_run_has_the_status_of_the_server(api, echo, change, status):
+    body = {"display_name": "r", "pipeline_spec": echo, "trigger": every(60), "max_concurrency": 1}
+    api.refused(status, "POST", "/recurringruns", json={k: v for k, v in (body | change).items() if v is not None})
+
+
+def test_a_recurring_run_without_a_trigger_runs_once(api, echo):
+    body = {"display_name": "Once only", "pipeline_spec": echo, "max_concurrency": 1, "mode": "ENABLE"}
+    made = api.call("POST", "/recurringruns", "V2beta1RecurringRun", json=body)
+    assert "trigger" not in made and made["namespace"] == "kubeflow" and made["service_account"] == "pipeline-runner"
+    query = {"sort_by": "created_at desc", "page_size": 200}
+
+    def runs() -> list[dict]:
+        found = api.call("GET", "/runs", "V2beta1ListRunsResponse", params=query)["runs"]
+        return [run for run in found if run.get("recurring_run_id") == made["recurring_run_id"]]
+
+    [run] = await_that(runs, "it does not run")
+    assert re.fullmatch(r"onceonly\w{5}-1-\d+", run["display_name"]) and "service_account" not in run
+    ended = api.await_state(run["run_id"])
+    assert [entry["state"] for entry in ended["state_history"]] == ["RUNNING", "SUCCEEDED"]
+    assert len(runs()) == 1
+    api.call("DELETE", f"/recurringruns/{made['recurring_run_id']}")
 
 
 @pytest.fixture
@@ -124,11 +157,14 @@ def store(tmp_path, echo) -> Store:
     return store
 
 
-def made(store) -> list[tuple[str, float]]:
+def made(store) -> list[tuple[int, float]]:
+    """Return the number and the scheduled time of each run that was made."""
     from sqlmodel import select
 
     with store.reading() as session:
-        return [(run.display_name, run.scheduled_at - MONDAY) for run in session.exec(select(Run)).all()]
+        runs = session.exec(select(Run)).all()
+    assert all(re.fullmatch(r"often\w{5}-\d+-\d+", run.display_name) for run in runs)
+    return [(int(run.display_name.split("-")[1]), run.scheduled_at - MONDAY) for run in runs]
 
 
 def change(store, **fields) -> None:
@@ -150,17 +186,17 @@ def end_all(store) -> None:
 
 def test_missed_runs_are_created_up_to_the_maximum_concurrency(store):
     recurring_runs.fire_due(store, MONDAY + 301)
-    assert made(store) == [("often-1", 60), ("often-2", 120), ("often-3", 180)]
+    assert made(store) == [(1, 60), (2, 120), (3, 180)]
     end_all(store)
     recurring_runs.fire_due(store, MONDAY + 302)
-    assert made(store)[3:] == [("often-4", 240), ("often-5", 300)]
+    assert made(store)[3:] == [(4, 240), (5, 300)]
     assert recurring_runs.fire_due(store, MONDAY + 302) == pytest.approx(58)
 
 
 def test_without_catch_up_only_the_latest_run_is_created(store):
     change(store, no_catchup=True)
     recurring_runs.fire_due(store, MONDAY + 301)
-    assert made(store) == [("often-1", 300)]
+    assert made(store) == [(1, 300)]
 
 
 def test_a_disabled_recurring_run_creates_no_run_and_catches_up_after_it_is_enabled(store):
@@ -169,7 +205,7 @@ def test_a_disabled_recurring_run_creates_no_run_and_catches_up_after_it_is_enab
     assert made(store) == []
     change(store, enabled=True)
     recurring_runs.fire_due(store, MONDAY + 100)
-    assert made(store) == [("often-1", 60)]
+    assert made(store) == [(1, 60)]
 
 
 def test_a_recurring_run_without_its_pipeline_creates_no_run_and_blocks_no_other(store):
@@ -203,8 +239,8 @@ def test_a_recurring_run_creates_runs_while_the_sandbox_is_up(own_api, echo):
 
     def succeeded() -> dict[str, str]:
         runs = own_api.call("GET", "/runs", params=query).get("runs", [])
-        return {run["display_name"]: run["recurring_run_id"] for run in runs}
+        return {run["display_name"].split("-")[1]: run["recurring_run_id"] for run in runs}
 
-    await_that(lambda: {"often-1", "often-2"} <= set(succeeded()), "the first two did not come")
+    await_that(lambda: {"1", "2"} <= set(succeeded()), "the first two did not come")
     assert set(succeeded().values()) == {recurring}
     own_api.call("POST", f"/recurringruns/{recurring}:disable")

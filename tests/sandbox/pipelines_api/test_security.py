@@ -135,7 +135,8 @@ def test_a_path_in_a_request_reads_no_file(api, address, echo, name):
         f"/runs/{run}/nodes/{node}/artifacts/{name}",
     ):
         # Sent unchanged: most clients would resolve the dots first.
-        assert send(address, f"/{secret}/apis/v2beta1{path}", Host=f"127.0.0.1:{port}") in (400, 404)
+        # A path with dots is redirected to the same path without them, which the server does not know.
+        assert send(address, f"/{secret}/apis/sandbox/v1{path}", Host=f"127.0.0.1:{port}") in (301, 400, 404)
 
 
 @pytest.mark.slow

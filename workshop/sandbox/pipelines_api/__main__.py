@@ -9,7 +9,14 @@ from typing import cast
 def main() -> None:
     """Serve until the process is asked to stop."""
     from workshop.sandbox.http_server import serve
-    from workshop.sandbox.pipelines_api import DIRECTORY_VARIABLE, RUNNER_VARIABLE, RUNNERS, SECRET_VARIABLE
+    from workshop.sandbox.pipelines_api import (
+        DIRECTORY_VARIABLE,
+        NAMESPACES_VARIABLE,
+        RUNNER_VARIABLE,
+        RUNNERS,
+        SECRET_VARIABLE,
+    )
+    from workshop.sandbox.pipelines_api.access import profiles, write_tokens
     from workshop.sandbox.pipelines_api.app import make_app
     from workshop.sandbox.pipelines_api.engine.contract import Runner
 
@@ -18,7 +25,11 @@ def main() -> None:
     runner = os.environ[RUNNER_VARIABLE]
     if runner not in RUNNERS:
         raise SystemExit(f"{RUNNER_VARIABLE} is {runner!r}; it must be one of {RUNNERS}")
-    app = make_app(directory, secret, directory.parent, cast(Runner, runner))
+    namespaces = [name for name in os.environ.pop(NAMESPACES_VARIABLE, "").split(",") if name]
+    users = profiles(*namespaces) if namespaces else None
+    if users:
+        write_tokens(users, directory / "tokens")
+    app = make_app(directory, secret, directory.parent, cast(Runner, runner), users)
     serve(app, int(sys.argv[1]), timeout_graceful_shutdown=2)
 
 

@@ -1,31 +1,35 @@
 """Builds the server from its services."""
 
 import logging
+import posixpath
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
+from urllib.parse import quote
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, JSONResponse
-from starlette.types import ASGIApp
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from workshop.sandbox.pipelines_api import experiments, pipelines, recurring_runs, run_details, runs, services
+from workshop.sandbox.pipelines_api.access import Access, Identify, Users
 from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
 from workshop.sandbox.pipelines_api.engine.contract import Runner
-from workshop.sandbox.pipelines_api.errors import ApiError, Code
+from workshop.sandbox.pipelines_api.errors import ApiError, Code, unreadable
 from workshop.sandbox.pipelines_api.guard import Guard
 from workshop.sandbox.pipelines_api.limits import Limits
 from workshop.sandbox.pipelines_api.tables import Store
 
 PREFIX = "/apis/v2beta1"
+OLD_PREFIX = "/apis/v1beta1"  # of this version of the API, the sandbox has only the Healthz service
 LOG_PREFIX = "/apis/v1alpha1"  # the prefix of the log endpoint in the real server
+OWN_PREFIX = "/apis/sandbox/v1"  # what only the sandbox has
 PAGE = Path(__file__).with_name("page.html")
 # The page must not load resources from other servers, and other pages must not embed it.
 PAGE_HEADERS = {
@@ -38,7 +42,7 @@ PAGE_HEADERS = {
 }
 
 
-def make_app(directory: Path, secret: str, sandbox: Path, runner: Runner) -> ASGIApp:
+def make_app(directory: Path, secret: str, sandbox: Path, runner: Runner, users: Users | None = None) -> ASGIApp:
     """Return the server.
 
     Args:
@@ -46,11 +50,14 @@ def make_app(directory: Path, secret: str, sandbox: Path, runner: Runner) -> ASG
         secret: the first part of every path.
         sandbox: the sandbox's folder.
         runner: how tasks are executed.
+        users: the users of the server; None for a server for one user.
     """
-    database = directory / "pipelines.sqlite"
+    access = Access(users)
+    database = directory / ("pipelines-of-users.sqlite" if users else "pipelines.sqlite")
     store = Store(database)
-    with store.writing() as session:
-        experiments.default(session)
+    if not users:
+        with store.writing() as session:
+            experiments.default(session)
     dispatcher = Dispatcher(store, database, sandbox, runner, lambda: recurring_runs.fire_due(store, runner=runner))
 
     @asynccontextmanager
@@ -62,20 +69,24 @@ def make_app(directory: Path, secret: str, sandbox: Path, runner: Runner) -> ASG
         store.close()
 
     app = FastAPI(lifespan=lifespan, openapi_url=None, redirect_slashes=False)
-    details = run_details.router(store, dispatcher, sandbox)
     contract = (
-        experiments.router(store),
-        pipelines.router(store),
-        runs.router(store, dispatcher),
-        recurring_runs.router(store, dispatcher),
-        services.router(),
+        experiments.router(store, access),
+        pipelines.router(store, access),
+        runs.router(store, dispatcher, access),
+        recurring_runs.router(store, dispatcher, access),
+        services.health_router(access.multi_user),
+        services.report_router(),
+        run_details.artifact_router(store, access),
     )
-    for router in (*contract, details):
+    for router in contract:
         app.include_router(router, prefix=PREFIX)
-    app.include_router(_only_logs(details), prefix=LOG_PREFIX)
+    app.include_router(services.health_router(access.multi_user), prefix=OLD_PREFIX)
+    app.include_router(run_details.log_router(store, dispatcher), prefix=LOG_PREFIX)
+    app.include_router(run_details.router(store, dispatcher, sandbox), prefix=OWN_PREFIX)
     app.get("/")(lambda: FileResponse(PAGE, headers=PAGE_HEADERS))
     _answer_errors(app)
-    return Guard(Limits(app), secret)
+    inner: ASGIApp = Identify(app, users) if users else app
+    return Guard(_CleanPath(Limits(inner), f"/{secret}"), secret)
 
 
 def _before_sigterm(do: Callable[[], None]) -> None:
@@ -95,27 +106,44 @@ def _before_sigterm(do: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, handle)
 
 
-def _only_logs(details: APIRouter) -> APIRouter:
-    logs = APIRouter()
-    logs.routes.extend(route for route in details.routes if isinstance(route, APIRoute) and route.path.endswith("/log"))
-    return logs
+class _CleanPath:
+    """An ASGI application that redirects from a path like `//experiments`, as the real server does."""
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or redirect it."""
+        path = scope.get("path", "")
+        parts = path.split("/")
+        if scope["type"] != "http" or not ({".", ".."} & set(parts) or "" in parts[1:-1]):
+            await self._app(scope, receive, send)
+            return
+        clean = f"/{posixpath.normpath(path).lstrip('/')}" + ("/" if parts[-1] == "" else "")
+        query = scope.get("query_string", b"").decode("latin-1")
+        target = f"{self._prefix}{quote(clean)}" + (f"?{query}" if query else "")
+        await RedirectResponse(target, 301)(scope, receive, send)
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """Give every error the form `{error, code, message, details}`."""
+    """Give every error the form of the real server's errors."""
 
     @app.exception_handler(ApiError)
     async def known(_request: Request, error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body(), error.status)
+        answer = JSONResponse(error.body(), error.status)
+        if error.code == Code.UNAUTHENTICATED:
+            answer.headers["www-authenticate"] = error.message.encode("ascii", "replace").decode()
+        return answer
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:
-        return await known(_request, ApiError(Code.INVALID_ARGUMENT, "; ".join(map(_problem, error.errors()))))
+        return await known(_request, unreadable("; ".join(map(_problem, error.errors()))))
 
     @app.exception_handler(HTTPException)
     async def not_routed(_request: Request, error: HTTPException) -> JSONResponse:
         code = {404: Code.NOT_FOUND, 405: Code.UNIMPLEMENTED}.get(error.status_code, Code.INVALID_ARGUMENT)
-        return await known(_request, ApiError(code, str(error.detail), error.status_code))
+        return await known(_request, ApiError(code, str(error.detail), by_gateway=True))
 
     @app.exception_handler(OperationalError)
     async def database(_request: Request, error: OperationalError) -> JSONResponse:

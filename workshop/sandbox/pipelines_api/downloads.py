@@ -12,10 +12,20 @@ from workshop.sandbox.pipelines_api.package import MAX_BYTES
 WITHIN_SECONDS = 20
 MAX_AT_ONCE = 4
 _CHUNK_BYTES = 1 << 16
+_REFUSED = 3  # the exit status of the process after another HTTP status than 200
 
 
 class DownloadError(Exception):
-    """The pipeline cannot be downloaded. The message gives the reason."""
+    """The pipeline cannot be downloaded.
+
+    Args:
+        reason: why.
+        status: the HTTP status that the server answered, such as `404 Not Found`; "" without an answer.
+    """
+
+    def __init__(self, reason: str, status: str = "") -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class Downloads:
@@ -49,8 +59,11 @@ async def _fetch(url: str) -> bytes:
         if process.returncode is None:
             process.kill()
             await process.wait()
+    reason = problem.decode(errors="replace").strip() or "the download was ended"
+    if process.returncode == _REFUSED:
+        raise DownloadError(f"the server answers {reason}", status=reason)
     if process.returncode != 0:
-        raise DownloadError(problem.decode(errors="replace").strip() or "the download was ended")
+        raise DownloadError(reason)
     return content
 
 
@@ -61,7 +74,9 @@ def main() -> None:
     left = MAX_BYTES + 1
     try:
         with requests.get(sys.argv[1], stream=True, timeout=WITHIN_SECONDS) as response:
-            response.raise_for_status()
+            if response.status_code != 200:
+                print(response.status_code, response.reason, file=sys.stderr)
+                sys.exit(_REFUSED)
             for chunk in response.iter_content(_CHUNK_BYTES):
                 sys.stdout.buffer.write(chunk[:left])
                 left -= len(chunk)

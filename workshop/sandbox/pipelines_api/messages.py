@@ -1,150 +1,121 @@
-"""Reads request bodies and writes responses, both in the way of grpc-gateway.
+"""The messages of requests, and the responses in the form of grpc-gateway.
 
-In a request, a field name may be in snake_case or camelCase. Unknown fields are ignored. 64-bit integers may be text.
+`protojson.py` reads the requests.
 
 In a response, empty and zero fields are left out. 64-bit integers are text. Times are in RFC 3339 and UTC, with whole
 seconds. A time that is not known yet is 1970-01-01T00:00:00Z, as in the real server.
 """
 
-import math
+import zlib
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from decimal import Decimal
+from typing import Any
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Strict
-from pydantic.alias_generators import to_camel
+from pydantic import BaseModel, ConfigDict
 
-from workshop.sandbox.pipelines_api.engine.values import MAX_DEPTH
-from workshop.sandbox.pipelines_api.listing import Page, is_valid_unicode
+from workshop.sandbox.pipelines_api import states, task_details
+from workshop.sandbox.pipelines_api.listing import Page
 from workshop.sandbox.pipelines_api.tables import Experiment, Pipeline, PipelineVersion, RecurringRun, Run, TaskRecord
 
-MAX_NAME = 255  # the length of the columns in the real server's database
-MAX_NUMBER = 10**300  # protocol buffers store numbers as doubles
+NO_TIME = "0001-01-01T00:00:00Z"  # the end of a task that has not ended
 MAX_TIME = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("must be an integer, not a boolean")
-    if isinstance(value, str) and value.lstrip("-").isdigit():
-        return int(value)
-    return value
-
-
-def _without_surrogates(value: str) -> str:
-    if not is_valid_unicode(value):
-        raise ValueError("contains half of a character (a lone surrogate)")
-    return value
-
-
-def _storable(value: Any, depth: int = 0) -> Any:
-    """Refuse values that cannot be stored and returned: NaN, infinity, invalid Unicode, deep nesting."""
-    if depth > MAX_DEPTH:
-        raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("must be a finite number")
-    if isinstance(value, int) and abs(value) > MAX_NUMBER:
-        raise ValueError("is too large")
-    if isinstance(value, str):
-        _without_surrogates(value)
-    inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for one in inside:
-        _storable(one, depth + 1)
-    return value
-
-
-Text = Annotated[str, Strict(), AfterValidator(_without_surrogates)]
-Integer = Annotated[int, BeforeValidator(_number)]
-Json = Annotated[dict[str, Any], AfterValidator(_storable)]
+EXACT = 2**53  # every integer up to this size is a double
 
 
 class Message(BaseModel):
-    """The settings that all messages of the contract share."""
+    """A message of a request. `protojson` has read the message, so its values have the right types."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
+    model_config = ConfigDict(extra="ignore")
 
 
 class ExperimentBody(Message):
     """`V2beta1Experiment` in a request."""
 
-    display_name: Text | None = None
-    description: Text | None = None
+    display_name: str = ""
+    description: str = ""
+    namespace: str = ""
 
 
 class PipelineBody(Message):
     """`V2beta1Pipeline` in a request."""
 
-    name: Text | None = None
-    display_name: Text | None = None
-    description: Text | None = None
+    name: str = ""
+    display_name: str = ""
+    description: str = ""
+    namespace: str = ""
 
 
 class UrlBody(Message):
     """`V2beta1Url`."""
 
-    pipeline_url: Text | None = None
+    pipeline_url: str = ""
 
 
 class PipelineVersionBody(Message):
     """`V2beta1PipelineVersion` in a request."""
 
-    name: Text | None = None
-    display_name: Text | None = None
-    description: Text | None = None
+    pipeline_id: str = ""
+    name: str = ""
+    display_name: str = ""
+    description: str = ""
     package_url: UrlBody | None = None
-    code_source_url: Text | None = None
+    code_source_url: str = ""
 
 
 class PipelineAndVersionBody(Message):
     """`V2beta1CreatePipelineAndVersionRequest`."""
 
-    pipeline: PipelineBody | None = None
-    pipeline_version: PipelineVersionBody | None = None
+    pipeline: PipelineBody = PipelineBody()
+    pipeline_version: PipelineVersionBody = PipelineVersionBody()
 
 
 class VersionReference(Message):
     """`V2beta1PipelineVersionReference`."""
 
-    pipeline_id: Text | None = None
-    pipeline_version_id: Text | None = None
+    pipeline_id: str = ""
+    pipeline_version_id: str = ""
 
 
 class RuntimeConfig(Message):
     """`V2beta1RuntimeConfig`."""
 
-    parameters: Json | None = None
-    pipeline_root: Text | None = None
+    parameters: dict[str, Any] = {}
+    pipeline_root: str = ""
 
 
 class Source(Message):
     """The fields that runs and recurring runs share."""
 
-    experiment_id: Text | None = None
-    display_name: Text | None = None
-    description: Text | None = None
-    pipeline_spec: Json | None = None
-    pipeline_version_reference: VersionReference | None = None
-    runtime_config: RuntimeConfig | None = None
-    service_account: Text | None = None
+    experiment_id: str = ""
+    display_name: str = ""
+    description: str = ""
+    pipeline_spec: dict[str, Any] | None = None
+    pipeline_version_reference: VersionReference = VersionReference()
+    runtime_config: RuntimeConfig = RuntimeConfig()
+    service_account: str = ""
 
 
 class RunBody(Source):
     """`V2beta1Run` in a request."""
 
+    run_id: str = ""
+    recurring_run_id: str = ""
+
 
 class CronSchedule(Message):
     """`V2beta1CronSchedule`."""
 
-    start_time: AwareDatetime | None = None
-    end_time: AwareDatetime | None = None
-    cron: Text | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    cron: str = ""
 
 
 class PeriodicSchedule(Message):
     """`V2beta1PeriodicSchedule`."""
 
-    start_time: AwareDatetime | None = None
-    end_time: AwareDatetime | None = None
-    interval_second: Integer | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    interval_second: int = 0
 
 
 class Trigger(Message):
@@ -157,10 +128,11 @@ class Trigger(Message):
 class RecurringRunBody(Source):
     """`V2beta1RecurringRun` in a request."""
 
-    max_concurrency: Integer | None = None
+    namespace: str = ""
+    max_concurrency: int = 0
     trigger: Trigger | None = None
-    mode: Literal["MODE_UNSPECIFIED", "ENABLE", "DISABLE", 0, 1, 2] | None = None
-    no_catchup: bool | None = None
+    mode: str | int = 0
+    no_catchup: bool = False
 
 
 def time(seconds: float) -> str:
@@ -179,6 +151,7 @@ def experiment(row: Experiment) -> dict:
         display_name=row.display_name,
         description=row.description,
         created_at=time(row.created_at),
+        namespace=row.namespace,
         storage_state=row.storage_state,
         last_run_created_at=time(row.last_run_created_at),
     )
@@ -192,6 +165,7 @@ def pipeline(row: Pipeline) -> dict:
         display_name=row.display_name,
         description=row.description,
         created_at=time(row.created_at),
+        namespace=row.namespace,
     )
 
 
@@ -205,8 +179,7 @@ def pipeline_version(row: PipelineVersion, document: dict) -> dict:
         description=row.description,
         created_at=time(row.created_at),
         package_url=_without_empty(pipeline_url=row.package_url),
-        code_source_url=row.code_source_url,
-        pipeline_spec=document,
+        pipeline_spec=_as_double(document),
     )
 
 
@@ -218,10 +191,6 @@ def run(row: Run, tasks: list[TaskRecord], document: dict | None) -> dict:
         tasks: its tasks, in the order of creation.
         document: its pipeline, if the request that created the run contained the pipeline; None otherwise.
     """
-    below: dict[str, list[TaskRecord]] = {}
-    for task in tasks:
-        below.setdefault(task.parent_id, []).append(task)
-    details = _without_empty(task_details=[task_detail(task, below.get(task.task_id, [task])) for task in tasks])
     return _without_empty(
         experiment_id=row.experiment_id,
         run_id=row.run_id,
@@ -230,51 +199,55 @@ def run(row: Run, tasks: list[TaskRecord], document: dict | None) -> dict:
         description=row.description,
         service_account=row.service_account,
         recurring_run_id=row.recurring_run_id,
-        **_source(row, document),
-        runtime_config=_without_empty(parameters=row.parameters, pipeline_root=row.pipeline_root),
+        runtime_config=_without_empty(parameters=_as_double(row.parameters), pipeline_root=row.pipeline_root),
         created_at=time(row.created_at),
         scheduled_at=time(row.scheduled_at),
         finished_at=time(row.finished_at),
-        state=row.state,
+        state=states.shown_state(row),
         error=_status(row.error),
-        run_details=details,
+        run_details=_without_empty(task_details=_task_details(row, tasks)),
         state_history=_history(row.state_history),
-    )
+    ) | _source(row, document)
 
 
-def task_detail(task: TaskRecord, below: list[TaskRecord]) -> dict:
-    """Return a `V2beta1PipelineTaskDetail`.
+def _task_details(row: Run, tasks: list[TaskRecord]) -> list[dict]:
+    if not tasks:
+        return []
+    workflow = task_details.workflow_name(row, pipeline_name(tasks))
+    return [_task_detail(row, entry) for entry in task_details.entries(workflow, row, tasks)]
+
+
+def pipeline_name(tasks: list[TaskRecord]) -> str:
+    """Return the name of the pipeline of a run.
 
     Args:
-        task: the task.
-        below: the tasks that it contains; the task itself if it contains none.
+        tasks: the tasks of the run.
     """
+    return next((task.name for task in tasks if not task.path), "pipeline")
+
+
+def _task_detail(row: Run, entry: task_details.Entry) -> dict:
+    """Return a `V2beta1PipelineTaskDetail`. An entry without a name is the record of a task for the cache."""
     return _without_empty(
-        run_id=task.run_id,
-        task_id=task.task_id,
-        display_name=task.name,
-        create_time=time(task.created),
-        start_time=time(task.started),
-        end_time=time(task.ended),
-        state=task.state,
-        error=_status(task.error),
-        parent_task_id=task.parent_id,
-        state_history=_history(task.state_history),
-        child_tasks=[{"pod_name": pod_name(child)} for child in below],
+        run_id=row.run_id,
+        task_id=entry.task_id,
+        display_name=entry.name,
+        create_time=time(row.created_at),
+        start_time=time(entry.started),
+        end_time=time(entry.ended) if entry.ended else NO_TIME,
+        state=entry.state,
+        execution_id="" if entry.name else str(zlib.crc32(entry.task_id.encode())),
+        error=_status(entry.error),
+        state_history=[{"update_time": time(at), "state": state} for at, state in entry.history],
+        child_tasks=[{"pod_name": child} for child in entry.children],
     )
-
-
-def pod_name(task: TaskRecord) -> str:
-    """Return the name that replaces a task's pod name. The log endpoint accepts this name."""
-    readable = "".join(letter if letter.isalnum() else "-" for letter in task.name.lower())
-    return f"{readable[:40].strip('-')}-{task.task_id[:8]}"
 
 
 def task_record(task: TaskRecord) -> dict:
     """Return the whole record of a task. This message is not part of the contract."""
     return {
         "task_id": task.task_id,
-        "node_id": pod_name(task),
+        "node_id": task.task_id,
         "path": task.path,
         "name": task.name,
         "kind": task.kind,
@@ -294,31 +267,31 @@ def task_record(task: TaskRecord) -> dict:
 
 def recurring_run(row: RecurringRun, document: dict | None) -> dict:
     """Return a `V2beta1RecurringRun`."""
-    return _without_empty(
+    message = _without_empty(
         recurring_run_id=row.recurring_run_id,
         display_name=row.display_name,
         description=row.description,
-        **_source(row, document),
-        runtime_config=_without_empty(parameters=row.parameters, pipeline_root=row.pipeline_root),
+        runtime_config=_without_empty(parameters=_as_double(row.parameters), pipeline_root=row.pipeline_root),
         service_account=row.service_account,
         max_concurrency=str(row.max_concurrency),
-        trigger=row.trigger,
         mode="ENABLE" if row.enabled else "DISABLE",
         status="ENABLED" if row.enabled else "DISABLED",
         created_at=time(row.created_at),
         updated_at=time(row.updated_at),
         no_catchup=row.no_catchup,
+        namespace=row.namespace,
         experiment_id=row.experiment_id,
     )
+    return message | _source(row, document) | ({} if row.trigger is None else {"trigger": row.trigger})
 
 
 def trigger(body: Trigger) -> dict:
     """Return a `V2beta1Trigger`, for the database and for responses."""
     if body.cron_schedule:
         return {"cron_schedule": _without_empty(cron=body.cron_schedule.cron, **_span(body.cron_schedule))}
-    schedule = body.periodic_schedule
-    assert schedule is not None
-    return {"periodic_schedule": _without_empty(interval_second=str(schedule.interval_second), **_span(schedule))}
+    if schedule := body.periodic_schedule:
+        return {"periodic_schedule": _without_empty(interval_second=str(schedule.interval_second), **_span(schedule))}
+    return {}
 
 
 def _by_name(values: dict) -> dict:
@@ -332,10 +305,17 @@ def _span(schedule: CronSchedule | PeriodicSchedule) -> dict:
 
 
 def _source(row: Run | RecurringRun, document: dict | None) -> dict:
-    if document is not None:
-        return {"pipeline_spec": document}
-    reference = _without_empty(pipeline_id=row.pipeline_id, pipeline_version_id=row.pipeline_version_id)
-    return {"pipeline_version_reference": reference}
+    """Return the field that names the pipeline.
+
+    Of a pipeline with a platform specification, the real server shows nothing, or an empty object if the platform
+    specification is empty.
+    """
+    if document is None:
+        reference = _without_empty(pipeline_id=row.pipeline_id, pipeline_version_id=row.pipeline_version_id)
+        return {"pipeline_version_reference": reference}
+    if "pipeline_spec" in document:
+        return {} if document.get("platform_spec") else {"pipeline_spec": {}}
+    return {"pipeline_spec": _as_double(document)}
 
 
 def _history(history: list[dict]) -> list[dict]:
@@ -352,6 +332,19 @@ def _status(message: str) -> dict:
 
 def _without_empty(**fields: Any) -> dict:
     return {name: value for name, value in fields.items() if value not in ("", None, [], {}, False)}
+
+
+def _as_double(value: Any) -> Any:
+    """Return a value as the real server shows it: numbers are doubles there."""
+    if isinstance(value, dict):
+        return {name: _as_double(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_as_double(one) for one in value]
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > EXACT:
+        value = float(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
+        return int(Decimal(repr(value)))
+    return value
 
 
 def page(field: str, rows: Page, items: list[dict]) -> dict:

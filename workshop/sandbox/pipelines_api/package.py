@@ -4,29 +4,31 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
-from workshop.sandbox.pipelines_api import documents
+from workshop.sandbox.pipelines_api import argo, documents
 from workshop.sandbox.pipelines_api.documents import MAX_NODES
 from workshop.sandbox.pipelines_api.engine import structure
-from workshop.sandbox.pipelines_api.engine.values import MAX_DEPTH
+from workshop.sandbox.pipelines_api.engine.values import MAX_DEPTH, normalize_numbers
 from workshop.sandbox.pipelines_api.errors import ApiError, invalid
 from workshop.sandbox.pipelines_api.listing import is_valid_unicode
-from workshop.sandbox.pipelines_api.messages import MAX_NUMBER
+from workshop.sandbox.pipelines_api.protojson import MAX_NUMBER
 
 MAX_BYTES = 32 << 20  # `common.MaxFileLength` of the server
 SCHEMA_VERSION = "2.1.0"
 # `ValidatePipelineName` of the server.
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
 NOT_A_PACKAGE = "Upload the YAML file that `kfp dsl compile` writes."
+# The type in the server's messages, and the rest of the sentence about a value of another type.
 TYPES = {
-    "STRING": "a string",
-    "NUMBER_INTEGER": "an integer",
-    "NUMBER_DOUBLE": "a number",
-    "BOOLEAN": "true or false",
-    "LIST": "a list",
-    "STRUCT": "an object (a dictionary)",
+    "STRING": ("string", "input parameter is not of string"),
+    "NUMBER_INTEGER": ("double or integer", "parameter value is not of number"),
+    "NUMBER_DOUBLE": ("double or integer", "parameter value is not of number"),
+    "BOOLEAN": ("bool", "input parameter is not of bool"),
+    "LIST": ("list", "input parameter is not of list"),
+    "STRUCT": ("struct", "input parameter is not of struct"),
 }
 
 
@@ -37,10 +39,12 @@ class Package:
     Attributes:
         spec: the `PipelineSpec` as a dictionary with the names of its JSON form.
         platform: the `PlatformSpec` in the same form; empty if the file contains none.
+        wrapped: whether the request has both specs by name, even if the second one is empty.
     """
 
     spec: dict[str, Any]
     platform: dict[str, Any]
+    wrapped: bool = False
 
     @property
     def name(self) -> str:
@@ -50,7 +54,7 @@ class Package:
     @property
     def document(self) -> dict[str, Any]:
         """The pipeline in the form of the API: the spec alone, or both specs by name."""
-        if not self.platform:
+        if not self.platform and not self.wrapped:
             return self.spec
         return {"pipeline_spec": self.spec, "platform_spec": self.platform}
 
@@ -91,7 +95,8 @@ def read_document(document: Mapping[str, Any], name: str = "pipeline_spec") -> P
     spec = document.get("pipeline_spec", document.get("pipelineSpec"))
     if spec is None:
         return _checked(document, {}, name)
-    return _checked(spec, document.get("platform_spec", document.get("platformSpec")) or {}, name)
+    package = _checked(spec, document.get("platform_spec", document.get("platformSpec")) or {}, name)
+    return replace(package, wrapped=True)
 
 
 def from_database(document: Mapping[str, Any]) -> Package:
@@ -104,7 +109,7 @@ def from_database(document: Mapping[str, Any]) -> Package:
         document: the pipeline in the form of `Package.document`.
     """
     if "pipeline_spec" in document:
-        return Package(document["pipeline_spec"], document["platform_spec"])
+        return Package(document["pipeline_spec"], document["platform_spec"], wrapped=True)
     return Package(dict(document), {})
 
 
@@ -119,53 +124,62 @@ def check_arguments(spec: Mapping[str, Any], given: Mapping[str, Any]) -> list[s
         Warnings, one sentence each.
 
     Raises:
-        ApiError: an argument is unknown or missing, or has the wrong type. The message names all such arguments.
+        ApiError: an argument is missing, is unknown, or has the wrong type. As in the real server, the message names
+            the first problem.
     """
+    if argo.is_workflow(spec):
+        return []
     definitions = spec["root"].get("inputDefinitions", {})
     inputs = definitions.get("parameters", {})
-    problems = [*_unknown(inputs, given), *_missing(inputs, given), *_mistyped(inputs, given)]
-    problems += [
-        f"the input artifact {name!r} cannot be an argument of a run: import it in the pipeline with dsl.importer"
+    artifacts = (
+        (f"the input artifact {name!r} cannot be an argument of a run", ": import it in the pipeline with dsl.importer")
         for name, artifact in definitions.get("artifacts", {}).items()
         if not artifact.get("isOptional")
-    ]
-    if problems:
-        raise invalid(
-            f"the arguments do not match the pipeline {spec['pipelineInfo']['name']!r}: {'; '.join(problems)}."
-        )
+    )
+    problems = chain(_missing(inputs, given), _unknown(inputs, given), _mistyped(inputs, given), artifacts)
+    for problem, hint in problems:
+        raise invalid(problem, hint)
     return [_quoted(name, value) for name, value in given.items() if _is_quoted(value)]
 
 
-def _unknown(inputs: Mapping, given: Mapping) -> Iterator[str]:
-    for name in given:
-        if name not in inputs:
-            yield f"there is no parameter {name!r} (it takes: {', '.join(sorted(inputs)) or 'none'})"
-
-
-def _missing(inputs: Mapping, given: Mapping) -> Iterator[str]:
+def _missing(inputs: Mapping, given: Mapping) -> Iterator[tuple[str, str]]:
     for name, definition in inputs.items():
         if name not in given and not definition.get("isOptional") and "defaultValue" not in definition:
-            yield f"the parameter {name!r} is missing"
+            yield f"parameter {name} is not optional, yet has neither default value nor user provided value", ""
 
 
-def _mistyped(inputs: Mapping, given: Mapping) -> Iterator[str]:
+def _unknown(inputs: Mapping, given: Mapping) -> Iterator[tuple[str, str]]:
+    if unknown := [name for name in given if name not in inputs]:
+        yield (
+            f"parameter(s) provided are not required by pipeline: {', '.join(unknown)}",
+            f" (it takes: {', '.join(sorted(inputs)) or 'none'})",
+        )
+
+
+def _mistyped(inputs: Mapping, given: Mapping) -> Iterator[tuple[str, str]]:
     for name, value in given.items():
         definition = inputs.get(name, {})
         wanted = definition.get("parameterType", "")
-        if value is None and definition.get("isOptional"):
-            continue
         if not _fits(wanted, value):
-            shown = json.dumps(value)
-            yield f"the parameter {name!r} must be {TYPES[wanted]}, not {shown[:60]}"
+            kind, of = TYPES[wanted]
+            yield f"input parameter {name} requires type {kind}, but the {of} value type", _hint(name, wanted, value)
         elif (literals := definition.get("literals")) and value not in literals:
-            yield f"the parameter {name!r} must be one of {literals}, not {value!r}"
+            yield f"input parameter {name} must be one of {literals}, not {value!r}", ""
+
+
+def _hint(name: str, wanted: str, value: Any) -> str:
+    """Return what to write for a text that looks like another value on the command line of kfp."""
+    if wanted != "STRING" or value is None or isinstance(value, str):
+        return ""
+    text = json.dumps(value)
+    return f". The value is {text[:40]}; on the command line, a text needs quotes: {name}='{json.dumps(text[:40])}'"
 
 
 def _fits(wanted: str, value: Any) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return {
         "STRING": isinstance(value, str),
-        "NUMBER_INTEGER": number and (isinstance(value, int) or value.is_integer()),
+        "NUMBER_INTEGER": number,
         "NUMBER_DOUBLE": number,
         "BOOLEAN": isinstance(value, bool),
         "LIST": isinstance(value, list),
@@ -198,6 +212,8 @@ def _checked(spec: Any, platform: Any, name: str) -> Package:
         raise invalid(f"{name} contains no compiled pipeline. {NOT_A_PACKAGE}")
     _measure(spec, name)
     _measure(platform, name)
+    if argo.is_workflow(spec):
+        return Package(spec, {})
     _refuse_other_kinds(spec, name)
     parsed_spec, parsed_platform = _parsed(spec, platform, name)
     version = parsed_spec.get("schemaVersion", "")
@@ -211,11 +227,6 @@ def _checked(spec: Any, platform: Any, name: str) -> Package:
 
 
 def _refuse_other_kinds(spec: dict, name: str) -> None:
-    if str(spec.get("apiVersion", "")).startswith("argoproj.io"):
-        raise invalid(
-            f"{name} is a pipeline of version 1 (an Argo Workflow, compiled by kfp 1.x). "
-            "Compile it again with kfp 2.x: kfp dsl compile --py FILE.py --output FILE.yaml"
-        )
     if "implementation" in spec and "root" not in spec:
         raise invalid(f"{name} is a single component of version 1, not a compiled pipeline. {NOT_A_PACKAGE}")
     if "apiVersion" in spec and "kind" in spec:
@@ -256,7 +267,8 @@ def _parsed(spec: dict, platform: dict, name: str) -> tuple[dict, dict]:
     try:
         spec_message = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
         platform_message = json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
-        return json_format.MessageToDict(spec_message), json_format.MessageToDict(platform_message)
+        parsed = json_format.MessageToDict(spec_message), json_format.MessageToDict(platform_message)
+        return normalize_numbers(parsed[0]), normalize_numbers(parsed[1])
     except (json_format.Error, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise invalid(f"{name} is not a compiled pipeline of version 2: {reason}. {NOT_A_PACKAGE}") from None

@@ -1,13 +1,15 @@
-"""Serves details of a run that the contract of the real server does not have: task records, logs and artifacts.
+"""Serves what only the sandbox has: task records, logs and artifacts of a run, under `/apis/sandbox/v1`.
 
 `GET runs/RUN/tasks?page_size=NUMBER&page_token=TOKEN`: the tasks with their inputs, outputs and exit codes, in the
 order of creation. `next_page_token` of the answer is the token of the next page.
 
-`GET runs/RUN/nodes/NODE/log?follow=true&tail=BYTES`: the log of a task, optionally until the task ends. NODE is a
-`pod_name` of `child_tasks` or a task id. The real server has this endpoint under `/apis/v1alpha1`; this server has it
-there too.
+`GET runs/RUN/nodes/NODE/log?follow=true&tail=BYTES`: the log of a task, optionally until the task ends. NODE is the
+`node_id` of a task record, or a `pod_name` of `child_tasks` that names an executor.
 
 `GET runs/RUN/nodes/NODE/artifacts/NAME`: the content of an output artifact that is a single object in S3.
+
+The real server has a log endpoint under `/apis/v1alpha1`, which never returns a log in an installation for one user.
+The sandbox returns the log there too. Errors of that endpoint have the server's form: status 200, and a text.
 """
 
 import asyncio
@@ -17,20 +19,21 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
-from sqlalchemy import or_
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 from starlette.concurrency import run_in_threadpool
 
 from workshop.sandbox import Sandbox
-from workshop.sandbox.pipelines_api import messages
+from workshop.sandbox.pipelines_api import access as access_rules
+from workshop.sandbox.pipelines_api import messages, task_details
+from workshop.sandbox.pipelines_api.access import Access
 from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
 from workshop.sandbox.pipelines_api.engine.artifacts import Store as ArtifactStore
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
 from workshop.sandbox.pipelines_api.engine.regular_files import open_to_read
-from workshop.sandbox.pipelines_api.errors import invalid, not_found
-from workshop.sandbox.pipelines_api.queries import find
+from workshop.sandbox.pipelines_api.errors import ApiError, invalid, not_found
+from workshop.sandbox.pipelines_api.queries import EVERY_METHOD, find, flag, number
 from workshop.sandbox.pipelines_api.states import UNFINISHED_TASK
 from workshop.sandbox.pipelines_api.tables import Run, Store, TaskRecord
 
@@ -64,15 +67,8 @@ def router(store: Store, dispatcher: Dispatcher, sandbox: Path) -> APIRouter:
             return {"tasks": [messages.task_record(row) for row in rows[:size]], "warnings": run.warnings} | more
 
     @routes.get("/nodes/{node_id}/log")
-    def read_log(request: Request, run_id: str, node_id: str, follow: bool = False, tail: int = 0) -> StreamingResponse:
-        with store.reading() as session:
-            task = _find_node(session, run_id, node_id)
-        if not task.log:
-            raise not_found("Log", f"of {task.name!r} (it is not a task that runs something)")
-        path = dispatcher.folder(run_id).log(task.log)
-        start = max(path.stat().st_size - tail, 0) if tail > 0 and path.exists() else 0
-        chunks = _follow(request, store, task.task_id, path, start) if follow else _read_chunks(path, start)
-        return StreamingResponse(chunks, media_type="text/plain")
+    def read_log(request: Request, run_id: str, node_id: str) -> StreamingResponse:
+        return _log(store, dispatcher, request, run_id, node_id)
 
     @routes.get("/nodes/{node_id}/artifacts/{artifact_name}")
     def read_artifact(run_id: str, node_id: str, artifact_name: str) -> StreamingResponse:
@@ -83,6 +79,52 @@ def router(store: Store, dispatcher: Dispatcher, sandbox: Path) -> APIRouter:
             raise not_found("Artifact", artifact_name)
         chunks = _read_object(sandbox, dispatcher.folder(run_id).downloads, found[0]["uri"])
         return StreamingResponse(chunks, media_type="application/octet-stream")
+
+    return routes
+
+
+def log_router(store: Store, dispatcher: Dispatcher) -> APIRouter:
+    """Return the route of the log endpoint of the real server.
+
+    Args:
+        store: the database.
+        dispatcher: knows the folders of runs.
+    """
+    routes = APIRouter(prefix="/runs/{run_id}")
+
+    @routes.api_route("/nodes/{node_id}/log", methods=EVERY_METHOD)
+    def read_log(request: Request, run_id: str, node_id: str) -> Response:
+        try:
+            return _log(store, dispatcher, request, run_id, node_id)
+        except ApiError as error:
+            message = f"BadRequestError: Failed to read logs for run {run_id}: {error.message}"
+            answer = JSONResponse({"error_message": message, "error_details": message})
+            answer.headers["content-type"] = "text/plain; charset=utf-8"
+            return answer
+
+    return routes
+
+
+def artifact_router(store: Store, access: Access) -> APIRouter:
+    """Return the route of the real server for artifacts. For pipelines of version 2, the server finds none.
+
+    Args:
+        store: the database.
+        access: the rights of users.
+    """
+    routes = APIRouter(prefix="/runs/{run_id}")
+
+    @routes.get("/nodes/{node_id}/artifacts/{artifact_name}:read")
+    def read_artifact(run_id: str, node_id: str, artifact_name: str) -> Response:
+        status, message = 404, "artifact not found: <nil>"
+        if access.multi_user:  # the endpoint of the real server does not see who asks
+            with store.reading() as session:
+                run = session.exec(select(Run).where(Run.run_id == run_id)).first()
+            namespace = run.namespace if run else ""
+            status, message = 403, access_rules.refusal_of_artifacts(run_id, namespace)
+        answer = JSONResponse({"error_message": message, "error_details": message}, status)
+        answer.headers["content-type"] = "text/plain; charset=utf-8"
+        return answer
 
     return routes
 
@@ -101,13 +143,25 @@ def tasks_of(session: Session, run_ids: list[str]) -> list[TaskRecord]:
 
 
 def _find_node(session: Session, run_id: str, node_id: str) -> TaskRecord:
-    find(session, Run, run_id)
-    # The name of a node ends with the first letters of the id of its task.
-    named = or_(col(TaskRecord.task_id) == node_id, col(TaskRecord.task_id).startswith(node_id[-8:], autoescape=True))
-    for task in session.exec(select(TaskRecord).where(TaskRecord.run_id == run_id, named)).all():
-        if node_id in (task.task_id, messages.pod_name(task)):
+    run = find(session, Run, run_id)
+    tasks = tasks_of(session, [run_id])
+    workflow = task_details.workflow_name(run, messages.pipeline_name(tasks))
+    for task in tasks:
+        if node_id in (task.task_id, task_details.node_id(workflow, task.path, "executor")):
             return task
     raise not_found("Node", node_id)
+
+
+def _log(store: Store, dispatcher: Dispatcher, request: Request, run_id: str, node_id: str) -> StreamingResponse:
+    follow, tail = flag(request, "follow"), number(request, "tail")
+    with store.reading() as session:
+        task = _find_node(session, run_id, node_id)
+    if not task.log:
+        raise not_found("Log", f"of {task.name!r} (it is not a task that runs something)")
+    path = dispatcher.folder(run_id).log(task.log)
+    start = max(path.stat().st_size - tail, 0) if tail > 0 and path.exists() else 0
+    chunks = _follow(request, store, task.task_id, path, start) if follow else _read_chunks(path, start)
+    return StreamingResponse(chunks, media_type="text/plain")
 
 
 def _read_chunks(path: Path, start: int) -> Iterator[bytes]:

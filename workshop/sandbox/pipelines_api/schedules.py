@@ -1,53 +1,31 @@
 """Computes when a recurring run is due.
 
-Sources: the ScheduledWorkflow controller of kubeflow/pipelines (`backend/src/crd/pkg/.../scheduledworkflow`) for the
-rules, and https://pkg.go.dev/github.com/robfig/cron for the cron format. An expression has six fields; the first is the
-seconds, and the last may be missing. `?` means `*`. `@hourly` and similar names are allowed, and `@every 1h30m`
-too. Times are in UTC.
+The ScheduledWorkflow controller of kubeflow/pipelines (`backend/src/crd/pkg/.../scheduledworkflow`) defines the rules.
+`cron.py` reads cron expressions. Times are in UTC.
 """
 
-import re
-from datetime import UTC, datetime
+from datetime import datetime
 
-from croniter import croniter
+from workshop.sandbox.pipelines_api.cron import CronError, Schedule, parse
 
-DURATION = re.compile(r"(?=.)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
-NAMES = "SUN|MON|TUE|WED|THU|FRI|SAT|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC"
-PART = rf"(?:\*|\?|(?:\d+|{NAMES})(?:-(?:\d+|{NAMES}))?)(?:/\d+)?"
-FIELD = re.compile(rf"{PART}(?:,{PART})*", re.IGNORECASE)
-ALIASES = {
-    "@yearly": "0 0 0 1 1 *",
-    "@annually": "0 0 0 1 1 *",
-    "@monthly": "0 0 0 1 * *",
-    "@weekly": "0 0 0 * * 0",
-    "@daily": "0 0 0 * * *",
-    "@midnight": "0 0 0 * * *",
-    "@hourly": "0 0 * * * *",
-}
 NEVER = float("inf")
 MAX_INTERVAL = 100 * 366 * 24 * 3600
 
 
-def cron_problem(cron: str) -> str:
+def cron_problem(expression: str) -> str:
     """Return the error in a cron expression; "" if the expression is valid."""
-    if cron.startswith("@every "):
-        return "" if _every(cron) else "@every needs a duration like 1h30m"
-    fields = ALIASES.get(cron, cron).split()
-    if len(fields) not in (5, 6):
-        return f"it has {len(fields)} fields instead of 6: second, minute, hour, day of month, month, day of week"
-    # croniter accepts more than the real server: L, #, random values.
-    if unsupported := [field for field in fields if not FIELD.fullmatch(field)]:
-        return f"the server does not support {unsupported[0]!r}"
-    if croniter.is_valid(_six_fields(cron), second_at_beginning=True):
-        return ""
-    return "a field is not valid; an example of a valid expression is `0 30 9 * * 1-5`, half past nine on weekdays"
+    try:
+        parse(expression)
+    except CronError as error:
+        return str(error)
+    return ""
 
 
 def next_moment(trigger: dict, last: float, created: float, now: float, catch_up: bool) -> float:
     """Return the scheduled time of the next run, in seconds since the epoch.
 
     Args:
-        trigger: a valid `V2beta1Trigger`.
+        trigger: a valid `V2beta1Trigger`. A trigger without a schedule is due once, at once.
         last: the scheduled time of the latest run; 0 if there was none.
         created: the creation time of the recurring run. The schedule begins then, unless the trigger has a start time.
         now: the current time.
@@ -56,7 +34,9 @@ def next_moment(trigger: dict, last: float, created: float, now: float, catch_up
     Returns:
         The scheduled time; it is in the past if the run is overdue, and infinity if no run will follow.
     """
-    schedule = trigger.get("cron_schedule") or trigger["periodic_schedule"]
+    schedule = trigger.get("cron_schedule") or trigger.get("periodic_schedule")
+    if not schedule:
+        return NEVER if last else created
     start = _seconds(schedule.get("start_time")) or created
     end = _seconds(schedule.get("end_time")) or NEVER
     moment = _following(trigger, last or start)
@@ -66,45 +46,31 @@ def next_moment(trigger: dict, last: float, created: float, now: float, catch_up
 
 
 def _following(trigger: dict, moment: float) -> float:
-    if interval := _interval(trigger):
-        return moment + interval
-    try:
-        cron = croniter(_six_fields(trigger["cron_schedule"]["cron"]), _utc(moment), second_at_beginning=True)
-        return float(cron.get_next(datetime).timestamp())
-    except (ValueError, OverflowError):  # the time does not exist: 30 February, or a year after 9999
-        return NEVER
+    if "periodic_schedule" in trigger:
+        return moment + int(trigger["periodic_schedule"]["interval_second"])
+    return _schedule(trigger).after(moment)
 
 
 def _latest(trigger: dict, moment: float, now: float) -> float:
-    """Return the latest time of a schedule that is not in the future."""
-    if interval := _interval(trigger):
-        return moment + (now - moment) // interval * interval
-    cron = croniter(_six_fields(trigger["cron_schedule"]["cron"]), _utc(now + 1), second_at_beginning=True)
-    return float(cron.get_prev(datetime).timestamp())
+    """Return the latest time of a schedule that is not in the future.
 
-
-def _interval(trigger: dict) -> int:
-    """Return the seconds between two runs; 0 if the schedule has no fixed interval."""
+    Args:
+        trigger: the trigger.
+        moment: a time of the schedule that has passed.
+        now: the current time.
+    """
     if "periodic_schedule" in trigger:
-        return int(trigger["periodic_schedule"]["interval_second"])
-    cron = trigger["cron_schedule"]["cron"]
-    return _every(cron) if cron.startswith("@every ") else 0
+        interval = int(trigger["periodic_schedule"]["interval_second"])
+    else:
+        schedule = _schedule(trigger)
+        if not schedule.interval:
+            return schedule.latest(moment, now)
+        interval = schedule.interval
+    return moment + (now - moment) // interval * interval
 
 
-def _every(cron: str) -> int:
-    found = DURATION.fullmatch(cron.removeprefix("@every ").strip())
-    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
-    total = hours * 3600 + minutes * 60 + seconds
-    return total if total <= MAX_INTERVAL else 0
-
-
-def _six_fields(cron: str) -> str:
-    fields = ALIASES.get(cron, cron).split()
-    return " ".join([*fields, "*"] if len(fields) == 5 else fields)
-
-
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+def _schedule(trigger: dict) -> Schedule:
+    return parse(trigger["cron_schedule"]["cron"])
 
 
 def _seconds(text: str | None) -> float:

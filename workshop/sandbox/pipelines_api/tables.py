@@ -12,7 +12,21 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, URL, Column, Connection, Engine, ForeignKey, Index, String, delete, event, text, union
+from sqlalchemy import (
+    JSON,
+    URL,
+    Column,
+    Connection,
+    Engine,
+    ForeignKey,
+    Index,
+    String,
+    delete,
+    event,
+    inspect,
+    text,
+    union,
+)
 from sqlmodel import Field, Session, SQLModel, col, create_engine, select
 
 WAIT_FOR_WRITERS_MS = 30_000
@@ -32,9 +46,12 @@ def _json(**options: Any) -> Any:
 class Experiment(SQLModel, table=True):
     """An experiment. In all tables, times are whole seconds since the epoch; 0 means no time."""
 
+    __table_args__ = (Index("one_experiment_of_a_name", "namespace", "display_name", unique=True),)
+
     sequence: int | None = Field(default=None, primary_key=True)
     experiment_id: str = Field(index=True, unique=True)
-    display_name: str = _name(unique=True)
+    namespace: str = Field(default="", sa_column_kwargs={"server_default": ""})
+    display_name: str = _name()
     description: str = ""
     created_at: int = Field(index=True)
     last_run_created_at: int = 0
@@ -51,9 +68,12 @@ class Manifest(SQLModel, table=True):
 class Pipeline(SQLModel, table=True):
     """A pipeline: a name that groups versions."""
 
+    __table_args__ = (Index("one_pipeline_of_a_name", "namespace", "name", unique=True),)
+
     sequence: int | None = Field(default=None, primary_key=True)
     pipeline_id: str = Field(index=True, unique=True)
-    name: str = _name(unique=True)
+    namespace: str = Field(default="", sa_column_kwargs={"server_default": ""})
+    name: str = _name()
     display_name: str = _name()
     description: str = ""
     created_at: int = Field(index=True)
@@ -90,6 +110,7 @@ class Run(SQLModel, table=True):
 
     sequence: int | None = Field(default=None, primary_key=True)
     run_id: str = Field(index=True, unique=True)
+    namespace: str = Field(default="", sa_column_kwargs={"server_default": ""})
     experiment_id: str
     recurring_run_id: str = Field(default="", index=True)
     display_name: str = _name()
@@ -108,6 +129,7 @@ class Run(SQLModel, table=True):
     state: str = Field(default="PENDING", index=True)
     state_history: list = _json(default_factory=list)
     error: str = ""
+    earlier: dict | None = _json(default=None)  # the tasks of earlier executions, see `states.retry`
     warnings: list = _json(default_factory=list)
 
 
@@ -149,6 +171,7 @@ class RecurringRun(SQLModel, table=True):
 
     sequence: int | None = Field(default=None, primary_key=True)
     recurring_run_id: str = Field(index=True, unique=True)
+    namespace: str = Field(default="", sa_column_kwargs={"server_default": ""})
     experiment_id: str
     display_name: str = _name()
     description: str = ""
@@ -159,7 +182,7 @@ class RecurringRun(SQLModel, table=True):
     parameters: dict = _json(default_factory=dict)
     pipeline_root: str = ""
     max_concurrency: int = 1
-    trigger: dict = _json(default_factory=dict)
+    trigger: dict | None = _json(default_factory=dict)
     no_catchup: bool = False
     enabled: bool = True
     created_at: int = Field(index=True)
@@ -177,6 +200,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._engine = _connect(path)
+        _add_new_columns(self._engine)
         SQLModel.metadata.create_all(self._engine)
 
     @contextmanager
@@ -221,6 +245,23 @@ def delete_unused_manifests(session: Session) -> None:
     """Delete the compiled pipelines that no version, run or recurring run uses."""
     used = union(*(select(table.manifest) for table in (PipelineVersion, Run, RecurringRun)))
     session.exec(delete(Manifest).where(col(Manifest.digest).not_in(used)))
+
+
+def _add_new_columns(engine: Engine) -> None:
+    """Add the columns that the database of an earlier version lacks. Every such column has a default."""
+    found = inspect(engine)
+    with engine.begin() as connection:
+        for table in SQLModel.metadata.sorted_tables:
+            known = (
+                {column["name"] for column in found.get_columns(table.name)} if found.has_table(table.name) else None
+            )
+            for column in table.columns:
+                if known is not None and column.name not in known:
+                    kind = column.type.compile(engine.dialect)
+                    default = "'null'" if isinstance(column.type, JSON) else "''"
+                    connection.execute(
+                        text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind} DEFAULT {default}")
+                    )
 
 
 def _connect(path: Path) -> Engine:

@@ -18,7 +18,7 @@ from sqlmodel import col, select
 
 from workshop.sandbox import Sandbox, component_environment
 from workshop.sandbox.files import full_disk
-from workshop.sandbox.pipelines_api import engine, package
+from workshop.sandbox.pipelines_api import argo, engine, package
 from workshop.sandbox.pipelines_api.engine import cache, orphans, run_folder
 from workshop.sandbox.pipelines_api.engine.contract import DEFAULT_PIPELINE_ROOT, Job, Outcome, Runner, Task
 from workshop.sandbox.pipelines_api.states import ENDED, SERVER_ENDED, change, close_tasks, history_with
@@ -69,7 +69,8 @@ def _work(database: Path, sandbox: Path, run_id: str, runner: Runner, stop: "_St
     folder = run_folder.of_run(database.parent, run_id)
     try:
         job = _job(store, database.parent, sandbox, run_id, runner)
-        outcome = engine.execute(job, records, stop.event)
+        refused = argo.is_workflow(job.spec)
+        outcome = Outcome("FAILED", argo.WHY_NOT) if refused else engine.execute(job, records, stop.event)
     except Exception as error:
         traceback.print_exc()
         outcome = Outcome("FAILED", f"{type(error).__name__}: {error}")

@@ -69,6 +69,7 @@ def check(job_spec: Spec, platform: Spec, runner: str) -> tuple[list[str], list[
     known: dict[tuple[Any, str], str] = {}
     found = (f"task {place.path}: {error}" for place in places for error in _errors(place, runner, known))
     errors = list(islice(found, MAX_NAMED))
+    errors += islice(_lost_loop_items(job_spec), MAX_NAMED)
     warnings = [f"task {place.path}: {warning}" for place in places for warning in _warnings(place, platform)]
     return list(dict.fromkeys(errors)), list(dict.fromkeys([*warnings, *_of_pipeline(job_spec, platform)]))
 
@@ -84,6 +85,27 @@ def _errors(place: Place, runner: str, known: dict[tuple[Any, str], str]) -> Ite
     else:
         kind = ", ".join(place.executor) or "none"
         yield f"the sandbox cannot run executors of the kind {kind!r}, only containers and importers"
+
+
+def _lost_loop_items(job_spec: Spec) -> Iterator[str]:
+    """Find loops in exit handlers. kfp gives such a group the item of the loop as an input, which nothing provides."""
+    for dag in (job_spec.get("root", {}), *job_spec.get("components", {}).values()):
+        provided = dag.get("inputDefinitions", {}).get("parameters", {})
+        for name, task in dag.get("dag", {}).get("tasks", {}).items():
+            for source in task.get("inputs", {}).get("parameters", {}).values():
+                wanted = source.get("componentInputParameter", "")
+                if "loop-item" in wanted and wanted not in provided:
+                    yield f"task {name}: {_lost(wanted)}"
+
+
+def _lost(item: str) -> str:
+    values = item.removeprefix("pipelinechannel--").removesuffix("-loop-item")
+    over = "" if values.startswith("loop-item") else f" over {values!r}"
+    return (
+        f"it contains a loop{over} that puts its item into a longer text, which kfp compiles wrongly in a "
+        "dsl.ExitHandler (kubeflow/pipelines#12390). Put the loop into a pipeline of its own, and call that pipeline "
+        "in the ExitHandler"
+    )
 
 
 def _letters_of_expressions(places: list[Place]) -> int:

@@ -11,6 +11,7 @@ Spec = Mapping[str, Any]
 Values = dict[str, Any]  # {"parameters": {name: value}, "artifacts": {name: [artifact]}}
 Outputs = Callable[[str], Values]
 
+CHANNEL = "pipelinechannel--"  # kfp puts this in front of the inputs of conditions and loops
 # Marks a missing value; None is a possible value.
 _MISSING = object()
 # Types of inputs whose values the engine provides.
@@ -76,6 +77,14 @@ def pipeline_inputs(arguments: Mapping[str, Any], root: Spec) -> Values:
     return complete({"parameters": given, "artifacts": {}}, root, {}, set())
 
 
+def _without_value(name: str) -> str:
+    """Return what is wrong with a missing input, with the name that the pipeline's author gave."""
+    if name.startswith(CHANNEL):  # an input of a condition or a loop
+        given = name.removeprefix(CHANNEL)
+        return f"the condition or loop needs a value of {given!r}, which has none (None)"
+    return f"its input {name!r} has no value"
+
+
 def complete(found: Values, component: Spec, origins: Mapping[str, str], later: set[str]) -> Values:
     """Add default values to inputs, and convert them to the types that the component declares.
 
@@ -96,7 +105,7 @@ def complete(found: Values, component: Spec, origins: Mapping[str, str], later: 
         if name in parameters:
             parameters[name] = _typed(name, parameters[name], definition)
         elif not definition.get("isOptional") and name not in later:
-            raise EngineError(f"its input {name!r} has no value{origins.get(name, '')}")
+            raise EngineError(_without_value(name) + origins.get(name, ""))
     for name, definition in definitions.get("artifacts", {}).items():
         if name not in artifacts and not definition.get("isOptional") and name not in later:
             raise EngineError(f"its input artifact {name!r} is missing{origins.get(name, '')}")
