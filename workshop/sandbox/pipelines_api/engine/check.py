@@ -97,7 +97,7 @@ def _lost(item: str) -> str:
     over = "" if values.startswith("loop-item") else f" over {values!r}"
     return (
         f"it contains a loop{over} that puts its item into a longer text, which kfp compiles wrongly in a "
-        "dsl.ExitHandler (kubeflow/pipelines#12390). Put the loop into a pipeline of its own, and call that pipeline in "
+        "dsl.ExitHandler (kubeflow/pipelines#12390). Put the loop into a pipeline of its own, and call that in "
         "the ExitHandler"
     )
 
