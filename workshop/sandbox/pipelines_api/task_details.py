@@ -214,6 +214,8 @@ class _Nodes:
         ]
         ended = task.ended if shown in ENDED else 0.0
         error = task.error if shown == "FAILED" and role in ("group", "executor") else ""
-        earlier = [] if role == "driver" else [(span[0], span[1], span[2]) for span in self._earlier.get(task.path, [])]
+        # Until the run begins again, its tasks are those of the execution that has failed.
+        before = [span for span in self._earlier.get(task.path, []) if span[1] != task.ended]
+        earlier = [] if role == "driver" else [(span[0], span[1], span[2]) for span in before]
         started = task.started or task.created
         return Entry(self._id(task, role), name, shown, started, ended, is_pod, error, ids, earlier)
