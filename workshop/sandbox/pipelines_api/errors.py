@@ -59,10 +59,18 @@ class ApiError(Exception):
         status: the HTTP status, if it differs from the usual status of the code.
         message: the reason with its kind in front; the reason alone by default.
         by_gateway: whether the gateway refuses the request, not a service.
+        by_sandbox: whether only the sandbox refuses the request, to protect itself or to prevent a useless run. The
+            real server would accept the request, so the error never becomes an internal one.
     """
 
     def __init__(
-        self, code: Code, reason: str, status: int | None = None, message: str = "", by_gateway: bool = False
+        self,
+        code: Code,
+        reason: str,
+        status: int | None = None,
+        message: str = "",
+        by_gateway: bool = False,
+        by_sandbox: bool = False,
     ) -> None:
         # A quotation from a request may contain a lone surrogate, but a response cannot.
         self.reason = _encodable(reason)
@@ -73,6 +81,7 @@ class ApiError(Exception):
         self.code = code
         self.status = status or HTTP_STATUS[code]
         self.by_gateway = by_gateway
+        self.by_sandbox = by_sandbox
         self.detail_code = code
 
     def within(self, step: str) -> "ApiError":
@@ -84,7 +93,7 @@ class ApiError(Exception):
         reason, message = self.reason, f"{step}: {self.message}"
         if self.detail_code == Code.UNKNOWN:  # an error without a kind has its steps below it
             reason = message = f"{self.message}\n{step}"
-        outer = ApiError(self.code, reason, self.status, message, self.by_gateway)
+        outer = ApiError(self.code, reason, self.status, message, self.by_gateway, self.by_sandbox)
         outer.detail_code = self.detail_code
         return outer
 
@@ -130,6 +139,11 @@ def invalid(reason: str, hint: str = "") -> ApiError:
         hint: what to do. The real server gives no hints.
     """
     return ApiError(Code.INVALID_ARGUMENT, reason, message=f"Invalid input error: {reason}{hint}")
+
+
+def impossible(reason: str) -> ApiError:
+    """Return the error for a pipeline that only the sandbox refuses: too large for it, or unable to run anywhere."""
+    return ApiError(Code.INVALID_ARGUMENT, reason, message=f"Invalid input error: {reason}", by_sandbox=True)
 
 
 def invalid_because(reason: str, cause: str) -> ApiError:
@@ -193,7 +207,9 @@ def internally(step: str) -> Iterator[None]:
     try:
         yield
     except ApiError as error:
-        raise (error if error.by_gateway else internal(step, error.message)) from None
+        if error.by_gateway:
+            raise
+        raise (error.within(step) if error.by_sandbox else internal(step, error.message)) from None
 
 
 def _encodable(text: str) -> str:

@@ -12,7 +12,7 @@ from workshop.sandbox.pipelines_api import argo, documents
 from workshop.sandbox.pipelines_api.documents import MAX_NODES
 from workshop.sandbox.pipelines_api.engine import structure
 from workshop.sandbox.pipelines_api.engine.values import MAX_DEPTH, normalize_numbers
-from workshop.sandbox.pipelines_api.errors import ApiError, invalid
+from workshop.sandbox.pipelines_api.errors import ApiError, impossible, invalid
 from workshop.sandbox.pipelines_api.listing import is_valid_unicode
 from workshop.sandbox.pipelines_api.protojson import MAX_NUMBER
 
@@ -242,9 +242,9 @@ def _measure(document: dict, name: str) -> None:
         if count > MAX_NODES or depth > MAX_DEPTH:
             raise _too_large(name)
         if isinstance(value, str) and not is_valid_unicode(value):
-            raise invalid(f"{name} contains half of a character (a lone surrogate): {value[:40]!r}")
+            raise impossible(f"{name} contains half of a character (a lone surrogate): {value[:40]!r}")
         if _is_too_large(value):
-            raise invalid(f"{name} contains a number that is too large: {str(value)[:20]}...")
+            raise impossible(f"{name} contains a number that is too large: {str(value)[:20]}...")
         inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
         stack.extend((one, depth + 1) for one in inside)
 
@@ -256,7 +256,7 @@ def _is_too_large(value: Any) -> bool:
 
 
 def _too_large(name: str) -> ApiError:
-    return invalid(f"{name} is larger or deeper than any compiled pipeline. {NOT_A_PACKAGE}")
+    return impossible(f"{name} is larger or deeper than any compiled pipeline. {NOT_A_PACKAGE}")
 
 
 def _parsed(spec: dict, platform: dict, name: str) -> tuple[dict, dict]:
@@ -274,6 +274,29 @@ def _parsed(spec: dict, platform: dict, name: str) -> tuple[dict, dict]:
         raise invalid(f"{name} is not a compiled pipeline of version 2: {reason}. {NOT_A_PACKAGE}") from None
 
 
+def _check_executors(spec: dict, name: str) -> None:
+    """Check the executors, which the message of a pipeline contains as any JSON value."""
+    from google.protobuf import json_format
+    from kfp.pipeline_spec import pipeline_spec_pb2
+
+    given = spec.get("deploymentSpec", {})
+    try:
+        json_format.ParseDict(given, pipeline_spec_pb2.PipelineDeploymentConfig(), ignore_unknown_fields=True)
+    except (json_format.Error, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise impossible(
+            f"{name} has executors (deploymentSpec) that cannot be read: {reason}. {NOT_A_PACKAGE}"
+        ) from None
+    if _contains_null(given):
+        raise impossible(f"{name} has a null in its executors (deploymentSpec). {NOT_A_PACKAGE}")
+
+
+def _contains_null(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_contains_null(one) for key, one in value.items() if key != "metadata")  # metadata is any JSON
+    return value is None or (isinstance(value, list) and any(map(_contains_null, value)))
+
+
 def _check_structure(spec: dict, name: str) -> None:
     pipeline_name = spec.get("pipelineInfo", {}).get("name", "")
     if not NAME.fullmatch(pipeline_name):
@@ -283,5 +306,6 @@ def _check_structure(spec: dict, name: str) -> None:
         )
     if not spec.get("root", {}).get("dag", {}).get("tasks"):
         raise invalid(f"{name} has no tasks (root.dag.tasks). {NOT_A_PACKAGE}")
+    _check_executors(spec, name)
     if problem := next(structure.problems(spec), ""):
-        raise invalid(f"{name} is not a complete pipeline: {problem}")
+        raise impossible(f"{name} is not a complete pipeline: {problem}")

@@ -488,6 +488,8 @@ def _refused(status: int, step: str) -> Iterator[None]:
     try:
         yield
     except ApiError as error:
+        if error.by_sandbox:
+            status = error.status
         raise UploadError(409 if error.code == Code.ALREADY_EXISTS else status, step, error.message) from None
 
 

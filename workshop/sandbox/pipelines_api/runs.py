@@ -367,6 +367,8 @@ def _read_spec(document: Mapping[str, Any]) -> Package:
     try:
         return read_document(document)
     except ApiError as error:
+        if error.by_sandbox:
+            raise
         reason = "unknown template format: pipeline spec is invalid"
         raise ApiError(error.code, reason, message=f"InvalidInputError: {reason}: {error.reason}") from None
 
