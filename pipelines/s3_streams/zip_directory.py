@@ -11,9 +11,9 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from pipelines.s3_streams.file_kinds import kind_of
-from pipelines.s3_streams.objects import S3Object
 from pipelines.s3_streams.text_encodings import IMPLAUSIBLE, readings
 
 # Most directories are shorter than this, and one range then holds the whole directory.
@@ -65,11 +65,29 @@ class Entry:
     is_link: bool
 
 
+class Source(Protocol):
+    """The bytes of a zip: an object in S3, or a file."""
+
+    @property
+    def address(self) -> str:
+        """The URI or path, for messages."""
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return the bytes from `start` up to, but not including, `end`."""
+
+    def read_twice(self, start: int, end: int) -> bytes:
+        """Return a range that no checksum covers, after two equal reads."""
+
+
 class ZipDirectory:
-    """The directory of a zip in S3.
+    """The directory of a zip.
 
     Args:
-        source: the object.
+        source: the zip.
 
     Attributes:
         start: the position of the directory in the object, in bytes.
@@ -79,7 +97,7 @@ class ZipDirectory:
         S3Error: S3 refuses or fails, or the object was replaced.
     """
 
-    def __init__(self, source: S3Object) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
         self._tail_start = max(0, source.size - TAIL_BYTES)
         self._tail = source.read_twice(self._tail_start, source.size)

@@ -60,14 +60,21 @@ def test_a_table_that_is_written_and_read_stays_the_same(read, data, separator, 
 @settings(on_s3, max_examples=150)
 @given(text=st.text('ab,"\n\r \t;', min_size=1, max_size=40))
 @pytest.mark.slow
-def test_any_text_is_refused_or_becomes_the_table_that_pandas_reads(read, text):
+def test_any_text_is_refused_or_becomes_the_table_that_csv_reads(read, text):
     try:
-        rows, made = read(text.encode(), separator=",")
+        rows, made = read(text.encode(), separator=",", quotes="doubled")
     except ValueError:
         return
-    expected = pd.read_csv(io.BytesIO(text.encode()), index_col=False, **TEXT)
-    pd.testing.assert_frame_equal(pd.read_csv(io.BytesIO(made), index_col=False, **TEXT), expected)
-    assert rows == len(expected)
+    expected = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if len(row) > 1 or any(row)]
+    found = list(csv.reader(io.StringIO(made.decode(), newline="")))
+    widths = {len(row) for row in expected}
+    assert max(widths) == len(expected[0])
+    padded = [
+        row + [""] * (len(expected[0]) - len(row)) for row in expected if row and (len(row) > 1 or row[0].strip())
+    ]
+    found = [row + [""] * (len(expected[0]) - len(row)) for row in found if row and (len(row) > 1 or row[0].strip())]
+    assert found == padded
+    assert len(padded) - 1 <= rows <= len(expected) - 1
 
 
 @settings(max_examples=150, deadline=None)

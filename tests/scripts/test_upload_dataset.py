@@ -104,7 +104,7 @@ def test_an_interrupted_upload_resumes_with_the_missing_parts(upload, s3, unique
     assert "Uploads" not in s3.list_multipart_uploads(Bucket=unique)
 
 
-@pytest.mark.parametrize("name", ["it's mine.zip", "-x.zip"])
+@pytest.mark.parametrize("name", ["it's mine.zip", "-x.zip", "a\\'b\\.zip"])
 @pytest.mark.slow
 def test_a_large_file_with_a_quote_or_a_dash_in_its_name_resumes_its_own_upload(upload, s3, unique, large_zip, name):
     s3.create_bucket(Bucket=unique)
@@ -279,6 +279,20 @@ def test_outside_us_east_1_the_location_constraint_is_the_region(upload, shell, 
         in (done.stdout)
     )
     assert "aws s3api put-public-access-block" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--", "-x.zip"], ["./-x.zip"]], ids=str)
+@pytest.mark.slow
+def test_a_file_whose_name_begins_with_a_dash_is_uploaded(upload, s3, unique, olist_zip, tmp_path, arguments):
+    olist_zip.rename(tmp_path / "-x.zip")
+    done = upload(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert s3.head_object(Bucket=unique, Key="-x.zip")["ContentLength"] == (tmp_path / "-x.zip").stat().st_size
+
+
+def test_a_dash_before_a_file_name_is_explained(upload):
+    done = upload("-x.zip")
+    assert done.returncode == 2 and "write ./-x.zip" in done.stderr
 
 
 @pytest.mark.slow
