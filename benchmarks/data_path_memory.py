@@ -128,8 +128,8 @@ def _central(name: bytes, data: bytes, crc: int, offset: int) -> bytes:
 WIDE = ",".join(f"column number {number}" for number in range(60_000)).encode()
 WIDE_ROW = ",".join(map(str, range(60_000))).encode() + b"\n"
 CASES: dict[str, Callable[[int], str]] = {
-    "plain table of 400 MB": table(b"id,name,value\n", b"1,abc,2.5\n", 400),
-    "table of 400 MB with `;`": table(b"id;name;value\n", b"1;abc;2,5\n", 400),
+    "plain table of 400 MB": table(b"id,name,value\n", b"1,a text of some length,2.5\n", 400),
+    "table of 400 MB with `;`": table(b"id;name;value\n", b"1;" + b"a text of some length " * 9 + b";2,5\n", 400),
     "one line of 400 MB with `,`": table(b"a,b\n", b"1,", 400),
     "one line of 400 MB with `;`": table(b"a;b\n1;2\n", b"1;", 400),
     "one line of 400 MB with tabs": table(b"a\tb\n1\t2\n", b"1\t", 400),

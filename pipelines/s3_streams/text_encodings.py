@@ -23,9 +23,20 @@ HIGH_BYTE = re.compile(rb"[\x80-\xff]")
 WIDE_ZEROS = 0.7
 WESTERN = "cp1252"
 # Encodings that are shown when no guess is made.
-SHOWN = ("cp1252", "cp850", "cp1250", "cp1251", "cp866", "cp1254", "mac_roman", "shift_jis", "gbk", "big5", "euc_kr")
-READINGS = 6
-SHOWN_CHARACTERS = 30
+SHOWN = (
+    "cp1252",
+    "cp1251",
+    "gbk",
+    "shift_jis",
+    "cp850",
+    "cp1250",
+    "cp1254",
+    "mac_roman",
+    "cp866",
+    "big5",
+    "euc_kr",
+)
+SHOWN_CHARACTERS = 24
 # Letters beyond ASCII of Western European languages, small and capital. Letters such as the Icelandic thorn are left
 # out: the same bytes are frequent letters of Turkish in another encoding.
 SMALL, CAPITAL = "àâäáãåæçéèêëíìîïñóòôöõøœúùûüÿß", "ÀÂÄÁÃÅÆÇÉÈÊËÍÌÎÏÑÓÒÔÖÕØŒÚÙÛÜŸ"
@@ -119,7 +130,7 @@ def readings(text: bytes) -> str:
         if reading and reading.isprintable():
             found.setdefault(reading, encoding)
     shown = [f"{encoding} {reading!r}" for reading, encoding in found.items()]
-    return ", ".join(shown[:READINGS]) or "none of the usual encodings fits"
+    return ", ".join(shown) or "none of the usual encodings fits"
 
 
 def decoded(sample: bytes, encoding: str) -> str:

@@ -104,7 +104,7 @@ def test_an_interrupted_upload_resumes_with_the_missing_parts(upload, s3, unique
     assert "Uploads" not in s3.list_multipart_uploads(Bucket=unique)
 
 
-@pytest.mark.parametrize("name", ["it's mine.zip", "-x.zip", "a\\'b\\.zip"])
+@pytest.mark.parametrize("name", ["it's mine.zip", "-x.zip"])
 @pytest.mark.slow
 def test_a_large_file_with_a_quote_or_a_dash_in_its_name_resumes_its_own_upload(upload, s3, unique, large_zip, name):
     s3.create_bucket(Bucket=unique)
