@@ -65,27 +65,8 @@ KINDS: dict[str, tuple[bytes, Rows]] = {
     "Windows-1251": ("имя;город\nИван;Омск\n".encode("cp1251"), [["имя", "город"], ["Иван", "Омск"]]),  # noqa: RUF001
     "code page 850": ("name;ort\nMüller;Köln\n".encode("cp850"), [["name", "ort"], ["Müller", "Köln"]]),
 }
-WORDS = [
-    "Ann",
-    "Bob",
-    "Köln",
-    "Straße",
-    "naïve",
-    "café",
-    "São",
-    "12",
-    "7",
-    "3,5",
-    "2.5",
-    "2024-01-31",
-    "10:30",
-    "x",
-    "y",
-    "z_1",
-    "A-7",
-    "été",
-    "œuvre",
-]
+WORDS = ["Ann", "Bob", "Köln", "Straße", "naïve", "café", "São", "été", "œuvre", "x", "z_1", "A-7"]
+WORDS += ["12", "7", "3,5", "2.5", "2024-01-31", "10:30"]
 
 
 def generated() -> Iterator[tuple[bytes, Rows]]:

@@ -16,6 +16,8 @@ SAMPLED_ROWS = 100
 # Two sets of separators: the second one is tried if none of the first gives rows of equal width.
 SEPARATORS, RARE_SEPARATORS = ",;\t|", "^~\x01\x1f¦§¬"
 NO_SEPARATOR = "none"
+# At least this share of the first rows must have as many fields as the header.
+LEAST_SHARE = 0.5
 # The separator for `csv` in a file of one column: a control character that text does not hold.
 UNUSED = "\x1c"
 DOUBLED, BACKSLASH, SPACED, NO_QUOTES = "doubled", "backslash", "spaced", "none"
@@ -209,10 +211,18 @@ def _readings(text: str, is_whole: bool, separator: str, quotes: str) -> list[_R
 
 def _best(readings: list[_Reading], separator: str) -> _Reading:
     best = max(readings, key=_Reading.rank)  # the first one of equals
-    rivals = [each for each in readings if each.is_table and each.rank()[:2] == best.rank()[:2]]
+    # Numbers in one row may be an accident, so a single row decides nothing.
+    is_close = len(best.rows) <= 2
+    rivals = [each for each in readings if each.is_table and (is_close or each.typed == best.typed)]
     if not separator and len(rivals) > 1:
         shown = " or ".join(f"{each.separator!r} ({each.rows[0]!r})"[:200] for each in rivals)
         raise AmbiguousTable(f"may have as its separator {shown}: set separator to the right one")
+    if not separator and best.width > 1 and len(best.rows) > 1 and best.share < LEAST_SHARE and best.error is None:
+        raise AmbiguousTable(
+            f"has {best.width:,} fields in its first row and in few others, if {best.separator!r} is its separator: "
+            "set separator to the right one, or to none for a file of one column; set skip_lines if the table begins "
+            "below"
+        )
     if best.width == 1 and best.split == 0:
         best.separator = best.separator if separator else ""
     return best

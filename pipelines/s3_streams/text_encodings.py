@@ -49,9 +49,10 @@ IMPLAUSIBLE = re.compile(
     f"|[{BEYOND}]{{3}}"  # three such letters in a row
     f"|(?<![{LETTER}])[{BEYOND}]{{2}}(?![{LETTER}])"  # a word of two such letters
     f"|[a-z{SMALL}][{CAPITAL}](?![A-Z{CAPITAL}])|[{SMALL}][A-Z][a-z{SMALL}]"  # a capital within small letters
+    f"|[A-Z{CAPITAL}][{CAPITAL}][a-z{SMALL}]"  # a second capital before small letters
     f"|(?<![{LETTER}])[{BEYOND}](?![{LETTER}'\\s’.,;:!?)»/|\"-]|$)"  # noqa: RUF001  # a letter among signs
     f"|[{LETTER}][{OPENING}]|[{CLOSING}][{LETTER}]"  # a quotation mark within a word
-    f"|[{BEYOND}][€£§°±²³´µ·º¹ª½¼¾¡¿©®™•‰×÷]|[{LETTER}][£§¿¡][{LETTER}]"  # noqa: RUF001  # a sign within a word
+    f"|[{BEYOND}][€£§°±²³´µ·º¹ª½¼¾¡¿©®™•‰×÷]|[{LETTER}][£§¿¡•…—‰™©®¤¦¬][{LETTER}]"  # noqa: RUF001  # a sign within a word
 )
 
 

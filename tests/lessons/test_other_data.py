@@ -12,6 +12,7 @@ from workshop.lessons import prepare_folder, run_one
 
 ROWS = range(300)
 SEMICOLONS = "Nr;Name, Vorname;Umsatz\r\n" + "".join(f"{row};Müller, Anna;{row},50\r\n" for row in ROWS)
+STREETS = "Nr,Straße\r\n" + "".join(f'{row},"Königsallee {row}"\r\n' for row in ROWS)
 DATA = {
     "semicolons in folders": {
         "2024/": b"",
@@ -19,7 +20,7 @@ DATA = {
         "2024/small.csv": b"a,b\n1,2\n",
         "__MACOSX/2024/._small.csv": b"\0",
     },
-    "cp1252": {"Kunden.csv": ("Nr,Straße\r\n" + "".join(f'{row},"Königsallee {row}"\r\n' for row in ROWS)).encode("cp1252")},
+    "cp1252": {"Kunden.csv": STREETS.encode("cp1252")},
     "UTF-16 with tabs": {"Export.CSV": ("Nr\tOrt\r\n" + "".join(f"{row}\tKöln\r\n" for row in ROWS)).encode("utf-16")},
     "one column": {"names.csv": ("name\n" + "".join(f"person {row}\n" for row in ROWS)).encode()},
 }  # fmt: skip

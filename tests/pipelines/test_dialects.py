@@ -90,6 +90,7 @@ def test_an_argument_replaces_a_guess(read, text, options, expected):
             b"k;v\n1;a\n2;b;c\n",
             "row 2 is wrong: it has 3 fields, but the header has 2; .* set separator, or .* skip_lines",
         ),
+        (b"Name, first name\nAnna\nBert\n", "has 2 fields in its first row and in few others, .* set separator"),
         (b"Report\nk,v\n1,a\n", "row 1 has 2 fields, but the header has 1: .* skip_lines"),
         (b"k,a;b\nx,c;d\n", r"may have as its separator ',' .* or ';' .*: set separator"),
         (b"k;v\n1;a\n2;\0\n", "zero byte"),
