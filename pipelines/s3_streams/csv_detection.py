@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 # The number of rows that are looked at.
@@ -169,12 +170,13 @@ class _Reading:
         same = sum(len(row) == self.width for row in self.rows)
         self.share = same / (len(self.rows) + (self.error is not None)) if self.width > 1 else 0.0
         self.is_table = self.share == 1
-        cells = [cell for row in self.rows[1:] or self.rows for cell in row]
-        self.typed = sum(TYPED.fullmatch(cell) is not None for cell in cells) / max(1, len(cells))
         self.split = sum(len(row) > 1 for row in self.rows)
 
-    def rank(self) -> tuple[Any, ...]:
-        return self.is_table, self.typed if self.is_table else 0, self.share, self.split
+    @cached_property
+    def typed(self) -> float:
+        """The share of cells that are numbers, dates, times or empty."""
+        cells = [cell for row in self.rows[1:] or self.rows for cell in row]
+        return sum(TYPED.fullmatch(cell) is not None for cell in cells) / max(1, len(cells))
 
     def evidence(self) -> str:
         if self.width < 2:
@@ -210,10 +212,15 @@ def _readings(text: str, is_whole: bool, separator: str, quotes: str) -> list[_R
 
 
 def _best(readings: list[_Reading], separator: str) -> _Reading:
-    best = max(readings, key=_Reading.rank)  # the first one of equals
-    # Numbers in one row may be an accident, so a single row decides nothing.
-    is_close = len(best.rows) <= 2
-    rivals = [each for each in readings if each.is_table and (is_close or each.typed == best.typed)]
+    tables = [reading for reading in readings if reading.is_table]
+    if len(tables) > 1:
+        best = max(tables, key=lambda reading: reading.typed)
+        # Numbers in one row may be an accident, so a single row decides nothing.
+        is_close = len(best.rows) <= 2
+        rivals = [each for each in tables if is_close or each.typed == best.typed]
+    else:
+        best = max(readings, key=lambda reading: (reading.is_table, reading.share, reading.split))
+        rivals = tables
     if not separator and len(rivals) > 1:
         shown = " or ".join(f"{each.separator!r} ({each.rows[0]!r})"[:200] for each in rivals)
         raise AmbiguousTable(f"may have as its separator {shown}: set separator to the right one")

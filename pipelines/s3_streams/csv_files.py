@@ -4,7 +4,6 @@ Most files are plain already. `CsvFile` copies them byte for byte, and checks th
 (`csv_rows.py`). Other files are rewritten row by row, at a tenth of the speed (`csv_rewriting.py`).
 """
 
-import csv
 import difflib
 import unicodedata
 from collections import Counter
@@ -29,7 +28,8 @@ from pipelines.s3_streams.file_kinds import kind_of
 from pipelines.s3_streams.objects import S3Object, find_object, list_keys
 from pipelines.s3_streams.text_encodings import checked_encoding, decoded, detect_encoding, readings
 
-SAMPLE_BYTES = 1 << 20
+# The start of the file shows the encoding. A part of it is usually enough to show the dialect.
+SAMPLE_BYTES, DIALECT_BYTES = 1 << 20, 128 << 10
 UTF_8_MARK_BYTES = 3
 NAMES_SHOWN = 3
 
@@ -91,7 +91,7 @@ class CsvFile:
         self._refuse_other_kinds(sample, bool(separator))
         self.encoding, encoding_evidence = (encoding, "") if encoding else self._detect_encoding(sample)
         arguments = (separator, quotes, header, skip_lines)
-        dialect = self._detect(sample, *arguments)
+        dialect = self._detect(sample[:DIALECT_BYTES], *arguments) or self._detect(sample, *arguments)
         if dialect is None and len(sample) < self._object.size:  # the first row is longer than the sample
             sample = self._sample(MAX_ROW_BYTES + UTF_8_MARK_BYTES)
             dialect = self._detect(sample, *arguments)
@@ -119,8 +119,11 @@ class CsvFile:
             self._refuse_other_dialects()
             return self._with_retries(lambda: self._copy(path))
         except NotPlainCsv as reason:
-            print(f"{self.address} is rewritten as a plain table, because it {reason}")
-            self.encoding = reason.encoding or self.encoding
+            self._note(reason)
+        try:
+            return self._with_retries(lambda: self._rewrite(path))
+        except NotPlainCsv as reason:  # the encoding of a later part shows that the first guess was wrong
+            self._note(reason)
             return self._with_retries(lambda: self._rewrite(path))
 
     def _sample(self, size: int) -> bytes:
@@ -152,6 +155,8 @@ class CsvFile:
     def _detect(self, sample: bytes, *arguments: object) -> Dialect | None:
         text = decoded(sample, self.encoding)
         if not text.strip():
+            if len(sample) < self._object.size:
+                return None
             raise ValueError(
                 f"{self.address} is empty: it has no header and no rows ({self._object.size} bytes); upload it again"
             )
@@ -175,6 +180,8 @@ class CsvFile:
 
     def _bytes_before_table(self, sample: bytes) -> int:
         mark = UTF_8_MARK_BYTES if self.encoding == "utf-8-sig" and sample.startswith(b"\xef\xbb\xbf") else 0
+        if not self._dialect.start:
+            return mark
         before = decoded(sample, self.encoding)[: self._dialect.start]
         return mark + len(before.encode("utf-8", errors="replace"))
 
@@ -214,6 +221,10 @@ class CsvFile:
         if not self.separator and "separator" not in self._dialect.evidence:
             raise NotPlainCsv("is to be read as one column")
 
+    def _note(self, reason: NotPlainCsv) -> None:
+        print(f"{self.address} is rewritten as a plain table, because it {reason}")
+        self.encoding = reason.encoding or self.encoding
+
     def _with_retries(self, read: Callable[[], int]) -> int:
         return with_retries(f"read {self.address}", read)
 
@@ -243,7 +254,7 @@ class CsvFile:
         try:
             with open(path, "w", newline="", encoding="utf-8") as output:
                 rewriting.write(blocks, output)
-        except (csv.Error, ValueError):
+        except (NotPlainCsv, ValueError):
             _read_to_end(blocks)
             raise
         self._print_short(rewriting.short)

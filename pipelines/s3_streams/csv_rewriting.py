@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from pipelines.s3_streams.csv_detection import DOUBLED, NO_QUOTES, SPACED_FIELD, Dialect
-from pipelines.s3_streams.csv_rows import MAX_ROW_BYTES, shown
-from pipelines.s3_streams.text_encodings import IMPLAUSIBLE, readings
+from pipelines.s3_streams.csv_rows import MAX_ROW_BYTES, EncodingCheck, shown
+from pipelines.s3_streams.text_encodings import IMPLAUSIBLE, WESTERN, readings
 
 # A block is decoded in pieces of this size, which bounds the lines in memory.
 PIECE_BYTES = 256 << 10
@@ -33,7 +33,9 @@ class Rewriting:
     def __init__(self, address: str, dialect: Dialect, encoding: str, is_encoding_given: bool) -> None:
         self.count = self.short = 0
         self._address, self._dialect, self._encoding = address, dialect, encoding
-        self._is_one_byte_guess = not is_encoding_given and encoding == "cp1252"
+        self._is_one_byte_guess = not is_encoding_given and encoding == WESTERN
+        is_utf_8_guess = not is_encoding_given and encoding in ("utf-8", "utf-8-sig")
+        self._check = EncodingCheck(address, encoding, False) if is_utf_8_guess else None
         self._columns = len(dialect.names)
         self._held = 0  # characters of the current row
         self._line = ""
@@ -43,6 +45,7 @@ class Rewriting:
         """Read the blocks of the file, and write its rows.
 
         Raises:
+            NotPlainCsv: the text is in another encoding, which is a safe guess.
             ValueError: the text is not in this encoding, or not a table in this dialect.
         """
         # With these line ends, a carriage return in a value is put in quotes. A single column needs quotes around
@@ -132,16 +135,20 @@ class Rewriting:
         try:
             text: str = decoder.decode(piece, final)
         except UnicodeError as error:
+            if self._check and isinstance(error, UnicodeDecodeError):
+                raise self._check.problem(error.object, error) from error
             raise ValueError(
                 f"{self._address} is not written in {self._encoding}: {error}, after row {self.count:,}; set "
                 "encoding to the encoding of the file"
             ) from error
+        if self._check and not text.isascii():
+            self._check.has_utf_8 = True
         return text
 
     def _check_guess(self, text: str) -> None:
         if IMPLAUSIBLE.search(text):
             found = IMPLAUSIBLE.search(text)
-            around = text[max(0, found.start() - 20) : found.end() + 20].encode("cp1252") if found else b""
+            around = text[max(0, found.start() - 20) : found.end() + 20].encode(WESTERN) if found else b""
             raise ValueError(
                 f"{self._address} is not UTF-8, and its encoding cannot be guessed, because of the text after row "
                 f"{self.count:,}: set encoding to the one that reads well: {readings(around)}"

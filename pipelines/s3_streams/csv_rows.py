@@ -96,11 +96,14 @@ class EncodingCheck:
         address: the URI of the file, for messages.
         encoding: the encoding of the file.
         is_given: whether the caller has given this encoding. Otherwise, the start of the file has shown the encoding.
+
+    Attributes:
+        has_utf_8: whether a character beyond ASCII was read.
     """
 
     def __init__(self, address: str, encoding: str, is_given: bool) -> None:
         self._address, self._encoding, self._is_given = address, encoding, is_given
-        self._has_utf_8 = False
+        self.has_utf_8 = False
 
     def add(self, rows: bytes) -> None:
         """Check the next rows.
@@ -113,16 +116,17 @@ class EncodingCheck:
             return
         try:
             rows.decode()
-            self._has_utf_8 = True
+            self.has_utf_8 = True
         except UnicodeDecodeError as error:
-            raise self._problem(rows, error) from None
+            raise self.problem(rows, error) from None
 
-    def _problem(self, rows: bytes, error: UnicodeDecodeError) -> Exception:
+    def problem(self, rows: bytes, error: UnicodeDecodeError) -> Exception:
+        """Return the error for rows that are not UTF-8: NotPlainCsv if a guess is safe, else ValueError."""
         if self._is_given:
             return ValueError(
                 f"{self._address} is not written in {self._encoding}: {error}; set encoding to the encoding of the file"
             )
-        if self._has_utf_8 or is_mostly_utf_8(rows):
+        if self.has_utf_8 or is_mostly_utf_8(rows):
             around = rows[max(0, error.start - 20) : error.start + 20]
             return ValueError(
                 f"{self._address} is UTF-8 except for the byte 0x{rows[error.start]:02x} in {around!r}; correct it, or "

@@ -37,7 +37,7 @@ SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
 OFFICE_NAMES = ((b"xl/", "an Excel workbook (.xlsx)"), (b"word/", "a Word document (.docx)"))
 LFS = re.compile(rb"version https?://(git-lfs|hawser)\.github\.com/spec/v1")
 WEB_PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body|script|title|meta|div)\b", re.I | re.S)
-XML = re.compile(rb"\s*<(\?xml\b|Error>|[A-Za-z][\w.:-]*(\s[^<>]*)?/?>)", re.S)
+XML = re.compile(rb"\s*<(\?xml\b|Error>|[A-Za-z][\w.:-]*(\s[^<>]*)?/?>(?! *[,;\t|]))", re.S)
 S3_ERROR = re.compile(rb"<Error>.*?<Code>([^<]{1,60})</Code>", re.S)
 # A word or a number in brackets may be the header of a table, but a quote, or a second bracket, may not.
 JSON = re.compile(rb'\s*(\{\s*("[^"\r\n]*"\s*:|\})|\[\s*([\[{\]]|"[^"\r\n]*"\s*[,\]]\s|-?\d[\d.eE+-]*\s*,\s*[-\d]))')

@@ -122,6 +122,20 @@ def test_an_encoding_is_detected(read, encoding, separator):
     assert read(text.encode(encoding)) == [["Nr", "Größe"], ["1", "12 µm groß"]]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_another_encoding_far_from_the_start_is_found_for_every_separator(read, capsys, separator):
+    found = read(
+        f"k{separator}v\n".encode() + f"1{separator}a\n".encode() * 300_000 + f"2{separator}Köln\n".encode("cp1252")
+    )
+    assert found[-1] == ["2", "Köln"]
+    assert "cp1252 is a guess" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="is UTF-8 except for the byte 0xf6"):
+        read(
+            f"k{separator}é\n".encode() + f"1{separator}a\n".encode() * 300_000 + f"2{separator}Köln\n".encode("cp1252")
+        )
+
+
 def test_every_guess_is_printed_with_its_evidence_and_what_is_given_is_not(read, capsys):
     read("Nr;Straße\n1;Königsallee\n".encode("cp1252"))
     said = capsys.readouterr().out
