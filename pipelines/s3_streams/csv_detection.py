@@ -8,9 +8,12 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+from pipelines.s3_streams.csv_rows import MAX_ROW_BYTES
 
 # The number of rows that are looked at.
 SAMPLED_ROWS = 100
@@ -86,6 +89,16 @@ def read_rows(lines: Iterator[str], separator: str, quotes: str) -> Iterator[lis
     return csv.reader(lines, **options)
 
 
+@contextmanager
+def long_fields() -> Iterator[None]:
+    """Let `csv` read fields as long as a row may be, within a `with` statement: the limit belongs to the process."""
+    before = csv.field_size_limit(MAX_ROW_BYTES + 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
 def checked_separator(separator: str) -> str:
     """Return the separator that a caller gives, with `tab` and `\\t` as a tab.
 
@@ -140,7 +153,8 @@ def detect(text: str, is_whole: bool, separator: str, quotes: str, header: str, 
             evidence["separator"] = f"the line {line.group().strip()!r} before the table names it, and is left out"
     if start >= len(text):
         return None
-    readings = _readings(text[start:], is_whole, separator, quotes)
+    with long_fields():
+        readings = _readings(text[start:], is_whole, separator, quotes)
     best = _best(readings, separator)
     if not best.rows:
         return None if best.error is None else _unreadable(best)
@@ -224,7 +238,8 @@ def _best(readings: list[_Reading], separator: str) -> _Reading:
     if not separator and len(rivals) > 1:
         shown = " or ".join(f"{each.separator!r} ({each.rows[0]!r})"[:200] for each in rivals)
         raise AmbiguousTable(f"may have as its separator {shown}: set separator to the right one")
-    if not separator and best.width > 1 and len(best.rows) > 1 and best.share < LEAST_SHARE and best.error is None:
+    is_rare = len(best.rows) > 1 and best.share < LEAST_SHARE and max(map(len, best.rows)) == best.width
+    if not separator and best.width > 1 and is_rare and best.error is None:
         raise AmbiguousTable(
             f"has {best.width:,} fields in its first row and in few others, if {best.separator!r} is its separator: "
             "set separator to the right one, or to none for a file of one column; set skip_lines if the table begins "

@@ -4,10 +4,9 @@ import codecs
 import csv
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TextIO
 
-from pipelines.s3_streams.csv_detection import DOUBLED, NO_QUOTES, SPACED_FIELD, Dialect
+from pipelines.s3_streams.csv_detection import DOUBLED, NO_QUOTES, SPACED_FIELD, Dialect, long_fields
 from pipelines.s3_streams.csv_rows import MAX_ROW_BYTES, EncodingCheck, shown
 from pipelines.s3_streams.text_encodings import IMPLAUSIBLE, WESTERN, readings
 
@@ -56,7 +55,7 @@ class Rewriting:
         )
         if self._dialect.header == "none":
             writer.writerow(self._dialect.names)
-        with _long_fields():
+        with long_fields():
             writer.writerows(self._rows(blocks))
 
     def _rows(self, blocks: Iterator[bytes]) -> Iterator[list[str]]:
@@ -102,20 +101,34 @@ class Rewriting:
             yield line
 
     def _unchecked_lines(self, texts: Iterator[str]) -> Iterator[str]:
-        rest = ""
-        for text in texts:
-            lines = io.StringIO(rest + text, newline="")
-            rest = ""
-            for line in lines:
-                if rest:
-                    yield rest
-                rest = line
+        """Return the lines. A line that goes over many texts is joined once, at its end."""
+        parts: list[str] = []
+        for text in filter(None, texts):
+            if parts and parts[-1].endswith("\r") and not text.startswith("\n"):
+                yield "".join(parts)
+                parts = []
+            lines = io.StringIO(text, newline="")
+            line = lines.readline()
+            if len(line) == len(text) and not line.endswith("\n"):
+                parts.append(line)
+                self._refuse_long_line(parts)
+                continue
+            line = "".join([*parts, line])
+            for following in lines:
+                yield line
+                line = following
             # The last line may go on, and a carriage return may be followed by a line feed.
-            if len(rest) > MAX_ROW_BYTES:
-                self._line = rest
-                raise self._too_long()
-        if rest:
-            yield rest
+            parts = [line]
+            if line.endswith("\n"):
+                yield line
+                parts = []
+        if parts:
+            yield "".join(parts)
+
+    def _refuse_long_line(self, parts: list[str]) -> None:
+        if sum(map(len, parts)) > MAX_ROW_BYTES:
+            self._line = parts[0]
+            raise self._too_long()
 
     def _text(self, blocks: Iterator[bytes]) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder(self._encoding)()
@@ -180,13 +193,3 @@ def _pieces(blocks: Iterator[bytes]) -> Iterator[bytes]:
     for block in blocks:
         for start in range(0, len(block), PIECE_BYTES):
             yield block[start : start + PIECE_BYTES]
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """Let `csv` read fields as long as a row may be; the limit belongs to the whole process."""
-    before = csv.field_size_limit(MAX_ROW_BYTES + 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kfp.dsl import Dataset
 
 from pipelines.components import csv_s3_reader
+from pipelines.s3_streams import csv_rewriting
 from pipelines.s3_streams.text_encodings import detect_encoding
 
 NUMBERS = itertools.count()
@@ -134,6 +135,20 @@ def test_another_encoding_far_from_the_start_is_found_for_every_separator(read, 
         read(
             f"k{separator}é\n".encode() + f"1{separator}a\n".encode() * 300_000 + f"2{separator}Köln\n".encode("cp1252")
         )
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_header_longer_than_the_sample_is_read(read, separator):
+    names = [f"a rather long name of column number {number}" for number in range(40_000)]
+    rows = [names, [str(number) for number in range(40_000)]]
+    assert read("\n".join(map(separator.join, rows)).encode()) == rows
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r", "\r\n"])
+def test_lines_that_are_cut_anywhere_stay_whole(read, monkeypatch, ending):
+    monkeypatch.setattr(csv_rewriting, "PIECE_BYTES", 5)
+    rows = [["k", "v"], *([str(number), "x" * number] for number in range(40))]
+    assert read(ending.join(map(";".join, rows)).encode()) == rows
 
 
 def test_every_guess_is_printed_with_its_evidence_and_what_is_given_is_not(read, capsys):
