@@ -89,6 +89,17 @@ def read_rows(lines: Iterator[str], separator: str, quotes: str) -> Iterator[lis
     return csv.reader(lines, **options)
 
 
+def is_blank(row: list[str], line: str, quotes: str) -> bool:
+    """Return True if a row of at most one field is a blank line, and not a quoted blank value.
+
+    Args:
+        row: the row.
+        line: the line that it ends with.
+        quotes: one of `QUOTES`.
+    """
+    return not "".join(row).strip(" \t") and (quotes == NO_QUOTES or '"' not in line)
+
+
 @contextmanager
 def long_fields() -> Iterator[None]:
     """Let `csv` read fields as long as a row may be, within a `with` statement: the limit belongs to the process."""
@@ -274,7 +285,7 @@ def _try(text: str, is_whole: bool, separator: str, quotes: str) -> _Reading:
     lines = _Lines(text)
     try:
         for row in read_rows(iter(lines), separator, quotes):
-            if any(cell.strip() for cell in row) or len(row) > 1:
+            if len(row) > 1 or not is_blank(row, lines.line, quotes):
                 rows.append(row)
             if len(rows) > SAMPLED_ROWS:
                 break
@@ -291,15 +302,18 @@ class _Lines:
     """The lines of a text with their ends.
 
     Attributes:
+        line: the line that was returned last.
         ended: whether the last line was returned.
     """
 
     def __init__(self, text: str) -> None:
-        self.ended = False
+        self.line, self.ended = "", False
         self._text = text
 
     def __iter__(self) -> Iterator[str]:
-        yield from io.StringIO(self._text, newline="")
+        for line in io.StringIO(self._text, newline=""):
+            self.line = line
+            yield line
         self.ended = True
 
 

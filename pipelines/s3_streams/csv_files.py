@@ -160,7 +160,7 @@ class CsvFile:
             raise ValueError(
                 f"{self.address} is empty: it has no header and no rows ({self._object.size} bytes); upload it again"
             )
-        if "\x1b$" in text or "\x1b(" in text:
+        if not self._is_encoding_given and ("\x1b$" in text or "\x1b(" in text):
             raise ValueError(
                 f"{self.address} holds escape sequences, as the encoding ISO-2022 has them: set encoding, for "
                 "example to iso2022_jp"

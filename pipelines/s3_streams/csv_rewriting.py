@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from pipelines.s3_streams.csv_detection import DOUBLED, NO_QUOTES, SPACED_FIELD, Dialect, long_fields
+from pipelines.s3_streams.csv_detection import DOUBLED, SPACED_FIELD, Dialect, is_blank, long_fields
 from pipelines.s3_streams.csv_rows import MAX_ROW_BYTES, EncodingCheck, shown
 from pipelines.s3_streams.text_encodings import IMPLAUSIBLE, WESTERN, readings
 
@@ -64,7 +64,7 @@ class Rewriting:
         try:
             for row in self._dialect.rows(self._lines(blocks)):
                 self._held = 0
-                if len(row) < 2 and self._is_blank(row):
+                if len(row) < 2 and is_blank(row, self._line, self._dialect.quotes):
                     continue
                 if looks_for_spaces and '"' in self._line and any(map(SPACED_FIELD.match, row)):
                     raise self._problem("a field begins with spaces and a quote; set quotes to spaced or none")
@@ -76,10 +76,6 @@ class Rewriting:
                 yield row
         except csv.Error as error:
             raise self._quote_problem(error) from error
-
-    def _is_blank(self, row: list[str]) -> bool:
-        is_quoted = self._dialect.quotes != NO_QUOTES and '"' in self._line
-        return not is_quoted and not "".join(row).strip(" \t")
 
     def _check_width(self, row: list[str]) -> None:
         if len(row) > self._columns:
