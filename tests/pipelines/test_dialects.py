@@ -131,7 +131,7 @@ def test_another_encoding_far_from_the_start_is_found_for_every_separator(read, 
     )
     assert found[-1] == ["2", "Köln"]
     assert "cp1252 is a guess" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="is UTF-8 except for the byte 0xf6|cannot be guessed"):
+    with pytest.raises(ValueError, match=r"is UTF-8 except for the byte 0xf6|cannot be guessed"):
         read(
             f"k{separator}é\n".encode() + f"1{separator}a\n".encode() * 300_000 + f"2{separator}Köln\n".encode("cp1252")
         )
