@@ -127,8 +127,7 @@ class Account:
                 "list_pod_identity_associations",
                 "associations",
                 clusterName=self._cluster,
-                namespace=self._settings.kubeflow_namespace,
-                serviceAccount=self._settings.service_account,
+                **self._service_account(),
             )
         except ClientError as error:
             # The sandbox has no pod identity, and answers 404.
@@ -143,6 +142,11 @@ class Account:
             what = f"  pod identity association of {association['serviceAccount']}"
             items.append(Item("association", name, what, "", 0, partial(iter, [step])))
         return items
+
+    def _service_account(self) -> dict[str, str]:
+        """Return the namespace and the service account, where the settings name them."""
+        named = {"namespace": self._settings.kubeflow_namespace, "serviceAccount": self._settings.service_account}
+        return {name: value for name, value in named.items() if value}
 
     def _find_node_groups(self, deletion: Callable[[str], Iterator[Step]]) -> list[Item]:
         items = []

@@ -68,6 +68,37 @@ report_cost() {
   ws_note "from now on, AWS bills $cost. To stop: scripts/clean_up.py --yes"
 }
 
+# Prints how long EKS supports the version at the standard price. Dates such as 2027-03-27 sort as texts.
+report_support() {
+  local until=$KUBERNETES_STANDARD_SUPPORT_UNTIL
+  if ! grep -qxF "KUBERNETES_VERSION=$KUBERNETES_VERSION" "$PROJECT/versions.env"; then
+    ws_note "versions.env does not list how long EKS supports Kubernetes $KUBERNETES_VERSION"
+  elif [[ $(date -u +%Y-%m-%d) > $until ]]; then
+    ws_note "EKS ended the standard support of Kubernetes $KUBERNETES_VERSION on $until. A newer version of this project pins a newer Kubernetes."
+  else
+    ws_note "EKS supports Kubernetes $KUBERNETES_VERSION at the standard price until $until. AWS then upgrades the cluster."
+  fi
+}
+
+# Ends the script if AWS does not let the account start the nodes. A new account may start few CPUs. The codes of the
+# quotas, on demand and spot: https://docs.aws.amazon.com/ec2/latest/instancetypes/ec2-instance-quotas.html
+check_quota() {
+  local code=L-1216C47A quota cpus advice
+  if [ "$NODE_SPOT" = true ]; then code=L-34B43A08; fi
+  if ! [[ $NODE_TYPE =~ ^(a|c|d|h|i|im|is|m|r|t|z)[0-9] ]]; then
+    ws_note "the quota for $NODE_TYPE is not checked, because this type does not belong to the standard families"
+    return
+  fi
+  if ! quota=$(aws service-quotas get-service-quota --service-code ec2 --quota-code "$code" --query Quota.Value --output text 2>"$WORK/error") ||
+    ! cpus=$(aws ec2 describe-instance-types --instance-types "$NODE_TYPE" --query 'InstanceTypes[0].VCpuInfo.DefaultVCpus' --output text 2>"$WORK/error"); then
+    ws_note "the quota of CPUs cannot be read ($(ws_print_aws_error_code)), so it is not checked"
+    return
+  fi
+  if [ "$((NODE_COUNT * cpus))" -le "${quota%.*}" ]; then return; fi
+  advice="AWS lets this account run ${quota%.*} CPUs of this kind in $AWS_DEFAULT_REGION, and $NODE_COUNT x $NODE_TYPE need $((NODE_COUNT * cpus)). To ask AWS for more: aws service-quotas request-service-quota-increase --service-code ec2 --quota-code $code --desired-value $((NODE_COUNT * cpus))"
+  if $DRY_RUN; then ws_note "$advice"; else ws_fail "$advice"; fi
+}
+
 # ---- the cluster
 
 if ws_find_in_aws eks describe-cluster --name "$CLUSTER_NAME" --query '[cluster.status, cluster.version, cluster.tags.project, cluster.endpoint]' --output text; then
@@ -90,6 +121,8 @@ else
     CREATE_IN_PROGRESS) ws_fail "AWS is still creating the cluster of an earlier run. Run this again in a few minutes." ;;
     *) ws_fail "an earlier run left the stack eksctl-$CLUSTER_NAME-cluster ($ANSWER). Delete it with scripts/clean_up.py --yes, and run this again." ;;
   esac
+  check_quota
+  report_support
   report_cost
   ws_run_or_show_with_input "$(print_config)" eksctl create cluster -f -
   DONE="cluster"

@@ -15,7 +15,8 @@ cluster. This takes about ten minutes, mostly downloads, and costs nothing. The 
 
   CLUSTER_NAME   the name of the cluster (kubeflow-demo), in lower case; its kubectl context is kind-NAME
 
-exit status: 0 done, 1 failed, 2 wrong usage, 3 a tool or Docker is missing, or an inotify limit is too low
+exit status: 0 done, 1 failed, 2 wrong usage, 3 a tool or Docker is missing, an inotify limit is too low, or the
+             processor does not fit
 EOT
 }
 
@@ -28,6 +29,10 @@ while [ $# -gt 0 ]; do
 done
 ws_read_settings
 case "$CLUSTER_NAME" in *[A-Z]*) ws_reject_usage "CLUSTER_NAME is \"$CLUSTER_NAME\"; a name for kind must be in lower case" ;; esac
+if [ "$(uname) $(uname -m)" = "Darwin arm64" ]; then
+  advice="this Mac has an ARM processor, and the images of Kubeflow Pipelines $KUBEFLOW_PIPELINES_VERSION are for Intel processors only (https://github.com/kubeflow/pipelines/issues/10308). Use the sandbox, or a cluster on AWS: scripts/create_cluster.sh"
+  if $DRY_RUN; then ws_note "$advice"; else ws_report_missing "$advice"; fi
+fi
 ws_require_tool docker
 ws_require_tool kind
 ws_require_tool kubectl
@@ -65,7 +70,7 @@ if grep -qxF "$CLUSTER_NAME" <<<"$clusters"; then
     ws_run_or_show kind export kubeconfig --name "$CLUSTER_NAME"
   fi
 else
-  ws_run_or_show_with_input "$(cat "$PROJECT/deploy/kind/cluster.yaml")" kind create cluster --name "$CLUSTER_NAME" --config - --wait 5m
+  ws_run_or_show_with_input "$(ws_render "$PROJECT/deploy/kind/cluster.yaml" KIND_NODE_IMAGE="$KIND_NODE_IMAGE")" kind create cluster --name "$CLUSTER_NAME" --config - --wait 5m
 fi
 
 # ---- Kubeflow Pipelines

@@ -62,11 +62,6 @@ if $public; then
   exit 0
 fi
 
-# is_same_json ONE OTHER: returns 1 when two JSON texts have different values. Ignores spaces and the order of keys.
-is_same_json() {
-  python3 -c 'import json, sys; one, other = (json.loads(text or "null") for text in sys.argv[1:]); sys.exit(one != other)' "$@"
-}
-
 lifecycle=$(ws_render_json "$PROJECT/deploy/ecr-lifecycle.json" "KEEP=$keep" "UNTAGGED_DAYS=$untagged_days")
 uri=$ACCOUNT.dkr.ecr.$AWS_DEFAULT_REGION.amazonaws.com/$name
 case "$AWS_DEFAULT_REGION" in cn-*) uri=$ACCOUNT.dkr.ecr.$AWS_DEFAULT_REGION.amazonaws.com.cn/$name ;; esac
@@ -100,7 +95,7 @@ fi
 
 ANSWER=""
 if ws_find_in_aws ecr get-lifecycle-policy --repository-name "$name" --query lifecyclePolicyText --output text &&
-  is_same_json "$ANSWER" "$lifecycle"; then :; else
+  ws_is_same_json "$ANSWER" "$lifecycle"; then :; else
   ws_run_or_show aws ecr put-lifecycle-policy --repository-name "$name" --lifecycle-policy-text "$lifecycle"
   ws_report_change "$name now keeps the newest $keep images, and deletes images without a tag after $untagged_days days"
 fi

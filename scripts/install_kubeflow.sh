@@ -53,6 +53,7 @@ fi
 ws_read_settings
 # Without the platform, users have no namespaces.
 if [ "$platform" = pipelines ]; then KUBEFLOW_NAMESPACE=kubeflow; fi
+KUBEFLOW_NAMESPACE=${KUBEFLOW_NAMESPACE:-kubeflow-user-example-com} SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-default-editor}
 if $s3_artifacts; then
   ws_require_setting WORKSHOP_BUCKET "the bucket of artifacts"
   ws_require_setting AWS_DEFAULT_REGION "the region of the bucket"
@@ -66,6 +67,7 @@ cd "$PROJECT"
 INSTALLED=first-kubeflow-pipeline/installed
 if [ "$platform" = full ]; then RELEASE="full-$KUBEFLOW_VERSION"; else RELEASE="pipelines-$KUBEFLOW_PIPELINES_VERSION"; fi
 DISTRIBUTION=build/community-distribution-$KUBEFLOW_VERSION
+OVERLAY=build/pipelines-$KUBEFLOW_PIPELINES_VERSION
 KUBECTL=(kubectl --context "$CONTEXT")
 DONE=false
 
@@ -130,7 +132,9 @@ install_pipelines() {
   local manifests=github.com/kubeflow/pipelines/manifests/kustomize
   ws_run_or_show "${KUBECTL[@]}" apply -k "$manifests/cluster-scoped-resources?ref=$KUBEFLOW_PIPELINES_VERSION&timeout=600s"
   ws_run_or_show "${KUBECTL[@]}" wait --for=condition=established --timeout=60s crd/applications.app.k8s.io
-  ws_run_or_show "${KUBECTL[@]}" apply -k "$manifests/env/platform-agnostic?ref=$KUBEFLOW_PIPELINES_VERSION&timeout=600s"
+  ws_write_or_show "$OVERLAY/kustomization.yaml" \
+    "$(ws_render deploy/kubeflow/pipelines/kustomization.yaml KUBEFLOW_PIPELINES_VERSION="$KUBEFLOW_PIPELINES_VERSION")"
+  ws_run_or_show "${KUBECTL[@]}" apply -k "$OVERLAY"
   ws_run_or_show "${KUBECTL[@]}" wait --for=condition=Available deployments --all -n kubeflow --timeout=1800s
 }
 

@@ -209,6 +209,18 @@ ws_run_or_show_with_input() {
   printf '%s\n' "$text" | "$@" || ws_fail "this command failed: $(ws_show_command "$@")"
 }
 
+# ws_write_or_show FILE TEXT: writes TEXT to FILE and creates the folder of FILE. A dry run prints the commands.
+ws_write_or_show() {
+  ws_run_or_show mkdir -p "$(dirname "$1")"
+  if $DRY_RUN; then
+    ws_print "cat >$(ws_show_command "$1") <<'EOF'"
+    ws_print "$2"
+    ws_print EOF
+    return
+  fi
+  printf '%s\n' "$2" >"$1" || ws_fail "$1 cannot be written"
+}
+
 # ws_find_in_aws ARGUMENTS...: reads from AWS and changes nothing. Puts the output into ANSWER. Returns 1 when AWS
 # reports that the resource does not exist. Any other error ends the script.
 ws_find_in_aws() {
@@ -285,6 +297,11 @@ ws_render() {
 # ws_render_json FILE NAME=VALUE...: like ws_render for a JSON template. Prints one line.
 ws_render_json() { ws_render "$@" | tr -d '\n' | sed -E 's/[[:space:]]+/ /g; s/([[{]) /\1/g; s/ ([]}])/\1/g'; }
 
+# ws_is_same_json ONE OTHER: returns 1 when two JSON texts have different values. Ignores spaces and the order of keys.
+ws_is_same_json() {
+  python3 -c 'import json, sys; one, other = (json.loads(text or "null") for text in sys.argv[1:]); sys.exit(one != other)' "$@"
+}
+
 # ws_select_cluster [NAME]: sets CONTEXT to the kubectl context of the cluster. NAME is the only context to accept.
 # Without NAME, the cluster CLUSTER_NAME may be on AWS or on this machine. Ends the script when kubectl points to any
 # other cluster, which the user may need for something else. A dry run goes on without a cluster.
@@ -322,6 +339,24 @@ ws_ask_cluster() {
 ws_cluster_has() {
   ws_ask_cluster "$@" -o name
   [ -n "$ANSWER" ]
+}
+
+# ws_find_namespace: sets KUBEFLOW_NAMESPACE and SERVICE_ACCOUNT to those of the tasks, unless the settings name them.
+# With Pipelines alone, tasks run as pipeline-runner in the namespace kubeflow. With the whole platform, tasks run as
+# default-editor in the namespace of a user. Needs CONTEXT. A dry run without a cluster assumes the whole platform.
+ws_find_namespace() {
+  local namespace=kubeflow-user-example-com account=default-editor
+  if [ -n "$KUBEFLOW_NAMESPACE" ] && [ -n "$SERVICE_ACCOUNT" ]; then return; fi
+  if ! ws_cluster_has customresourcedefinition profiles.kubeflow.org; then
+    if ws_cluster_has serviceaccount pipeline-runner -n kubeflow; then
+      namespace=kubeflow account=pipeline-runner
+    elif ! $DRY_RUN; then
+      ws_fail "the cluster $CONTEXT has no Kubeflow Pipelines. Install Kubeflow: scripts/install_kubeflow.sh"
+    fi
+  fi
+  KUBEFLOW_NAMESPACE=${KUBEFLOW_NAMESPACE:-$namespace}
+  SERVICE_ACCOUNT=${SERVICE_ACCOUNT:-$account}
+  ws_note "tasks run as $SERVICE_ACCOUNT in the namespace $KUBEFLOW_NAMESPACE"
 }
 
 # The tag of every AWS resource that the scripts create. clean_up.py finds the resources by this tag.

@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 import zipfile
+from functools import cache
 from pathlib import Path
 
 import boto3
+import botocore.session
 import pytest
 
 from workshop.project import ROOT
@@ -19,6 +21,9 @@ pytest_plugins = ("tests.support.tiers", "tests.support.shared", "tests.support.
 
 # As in workshop/cli.py, skip an import that takes 2 s and that no test needs.
 sys.modules.setdefault("rfc3987_syntax", None)
+
+# Tests make hundreds of S3 clients, and each new one would parse the same description of S3 again, for 0.1 s.
+botocore.session.create_loader = cache(botocore.session.create_loader)
 
 FOREIGN = (
     "AWS_",

@@ -19,8 +19,8 @@ from workshop.settings import SettingsError
 def emulated_aws(shared_sandbox):
     """Stand in for AWS with the sandbox's emulated account. The target gets no other setting of the sandbox."""
     environment = shared_sandbox.environment()
-    apply({name: environment[name] for name in ("AWS_ENDPOINT_URL", "NO_PROXY", "no_proxy")})  # moto has an S3, too
-    apply({"AWS_ACCESS_KEY_ID": "AK", "AWS_SECRET_ACCESS_KEY": "a secret that is never shown"})
+    names = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "NO_PROXY", "no_proxy")
+    apply({name: environment[name] for name in names})
 
 
 def test_the_default_target_is_the_sandbox_and_it_is_started(sandbox, capsys):
@@ -150,7 +150,9 @@ def test_eks_takes_account_and_registry_from_aws(emulated_aws, capsys):
     assert (target.cluster, target.repository) == ("kubeflow-demo", "python-components")
     assert os.environ["REGISTRY"] == "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
     assert target.s3.startswith("Amazon S3, eu-west-1 (")
-    assert "a secret that is never shown" not in capsys.readouterr().out
+    # Without an address, kfp.Client() would use the cluster that kubectl points to.
+    assert os.environ["KF_PIPELINES_ENDPOINT"] == "http://localhost:8080"
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in capsys.readouterr().out
 
 
 def test_aws_that_does_not_answer_is_an_error_that_names_the_region():
@@ -170,10 +172,11 @@ def test_a_notebook_server_of_kubeflow_is_recognised(emulated_aws):
     assert target.pipelines.startswith("http://ml-pipeline.kubeflow.svc.cluster.local:8888 (does not answer")
 
 
-def test_kind_with_an_s3_of_its_own_needs_no_aws_account(s3):
+@pytest.mark.parametrize("name", ["kind", "in-cluster"])
+def test_a_cluster_with_an_s3_of_its_own_needs_no_aws_account(s3, name):
     keys = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL_S3")}
     apply({name: None for name in os.environ if name.startswith(("AWS_", "WORKSHOP_CONNECTED"))})
-    apply(keys | {"WORKSHOP_TARGET": "kind", "WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "us-east-1"})
+    apply(keys | {"WORKSHOP_TARGET": name, "WORKSHOP_BUCKET": "my-bucket", "AWS_DEFAULT_REGION": "us-east-1"})
     apply({"KF_PIPELINES_ENDPOINT": "http://127.0.0.1:1"})
     target = connect()
     assert target.account == ""

@@ -220,7 +220,7 @@ def test_versions_env_is_plain_for_every_reader():
         assert re.fullmatch(r"|#.*|[A-Z0-9_]+_VERSION=\d+(\.\d+)+|[A-Z_]+_IMAGE=[a-z0-9][\w.:/@-]*", line), line
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # the gate sets up its own clone in such a folder
 def test_the_environment_is_made_in_a_path_with_a_space_while_another_one_is_active(project_copy, tmp_path, olist_zip):
     other = tmp_path / "other"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", other], check=True)

@@ -22,6 +22,7 @@ from workshop.settings import CONNECTED, Settings, read, table
 
 # The address of Kubeflow Pipelines inside the cluster. The full platform and Pipelines alone use the same address.
 IN_CLUSTER_PIPELINES = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
+FORWARDED_PIPELINES = "http://localhost:8080"  # where scripts/open_dashboard.sh forwards the dashboard
 
 
 class TargetError(WorkshopError):
@@ -147,15 +148,20 @@ def _connect_cluster(name: str, settings: Settings) -> Target:
         os.environ["AWS_PROFILE"] = settings.aws_profile
     region = settings.aws_default_region or _profile_region()
     _check_cluster_settings(name, settings, region)
-    pipelines = settings.kf_pipelines_endpoint or (IN_CLUSTER_PIPELINES if name == "in-cluster" else "")
+    pipelines = settings.kf_pipelines_endpoint or (
+        IN_CLUSTER_PIPELINES if name == "in-cluster" else FORWARDED_PIPELINES
+    )
     # In a notebook server, KF_PIPELINES_ENDPOINT stays unset: with a host, kfp.Client() does not read the token of the
     # service account.
     os.environ.update(settings.environment() | {"AWS_DEFAULT_REGION": region, "AWS_REGION": region})
+    if name != "in-cluster":
+        # Without an address, kfp.Client() would use the cluster that kubectl points to, which can be another one.
+        os.environ["KF_PIPELINES_ENDPOINT"] = pipelines
     if settings.registry:
         os.environ["REGISTRY"] = settings.registry
     _check_credentials(name)
-    # A kind cluster with its own S3 needs no AWS account.
-    account = "" if name == "kind" and settings.aws_endpoint_url_s3 else _account()
+    # A cluster with its own S3 needs no AWS account. On EKS, images and roles still come from the account.
+    account = "" if name != "eks" and settings.aws_endpoint_url_s3 else _account()
     if account and not settings.registry:
         os.environ["REGISTRY"] = f"{account}.dkr.ecr.{region}.amazonaws.com"
     bucket = settings.workshop_bucket
@@ -167,7 +173,7 @@ def _connect_cluster(name: str, settings: Settings) -> Target:
         cluster=settings.cluster_name,
         repository=settings.component_repository,
         s3=f"{_without_password(settings.aws_endpoint_url_s3) or f'Amazon S3, {region}'} ({_bucket_state(bucket)})",
-        pipelines=f"{_without_password(pipelines)} ({_pipelines_answer(pipelines)})" if pipelines else "not configured",
+        pipelines=f"{_without_password(pipelines)} ({_pipelines_answer(pipelines)})",
         settings=settings,
     )
 

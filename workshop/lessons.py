@@ -33,7 +33,8 @@ from workshop.toc import Lesson
 
 SKIP = "skipped:"
 # The secret in the address of the sandbox's Pipelines API. Links that kfp shows contain the secret.
-SECRET_PATH = re.compile(r"(?<=127\.0\.0\.1:)(\d+)/[0-9a-f]{32}(?=/)")
+# Clients show the secret after a host and a port. In an error, urllib3 shows the secret after "url:".
+SECRET_PATH = re.compile(r"((?:127\.0\.0\.1|localhost):\d+|\burl: )/[0-9a-f]{32}(?![0-9a-f])")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # The errors in a cell that may come from a login at AWS: those of boto3, of connect(), and of the scripts.
 AWS_ERRORS = (
@@ -121,6 +122,7 @@ def run_one(
     target = output / lesson.path.name
     known = papermill.inspect_notebook(str(lesson.path))
     target.unlink(missing_ok=True)  # the notebook of an earlier run must not look like the result of this run
+    target.touch(mode=0o600)  # outputs contain the secret address of the sandbox's Pipelines API
     error, advice, died = "", "", False
     begun = time.monotonic()
     with _import_clock() as clock:
@@ -365,6 +367,9 @@ def _without_secrets(outputs: list) -> list:
     for output in outputs:
         if output.output_type == "stream":
             output.text = _without_secret(output.text)
+        if output.output_type == "error":
+            output.evalue = _without_secret(output.evalue)
+            output.traceback = [_without_secret(line) for line in output.traceback]
         for kind, shown in output.get("data", {}).items():
             output.data[kind] = _without_secret(shown) if isinstance(shown, str) else shown
     return outputs

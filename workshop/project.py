@@ -21,7 +21,7 @@ def versions() -> dict[str, str]:
     """Read `versions.env`.
 
     Returns:
-        Every version by its name in the file, such as `{"KUBERNETES_VERSION": "1.34", ...}`.
+        Every version by its name in the file, such as `{"KUBERNETES_VERSION": "1.35", ...}`.
     """
     lines = (ROOT / "versions.env").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))

@@ -102,6 +102,7 @@ class Settings:
     aws_default_region: str
     aws_profile: str
     aws_endpoint_url_s3: str
+    s3_endpoint_for_pods: str
     kf_pipelines_endpoint: str
     cluster_name: str
     node_type: str

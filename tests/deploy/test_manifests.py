@@ -24,7 +24,8 @@ VALUES = versions() | {
     "NODE_COUNT": "2",
     "NODE_SPOT": "false",
     "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_ENDPOINT_URL_S3": "http://seaweedfs.kubeflow:8333",
+    "POD_ENDPOINT": "http://seaweedfs.kubeflow:9000",
+    "DISABLE_SSL": "true",
     "KUBEFLOW_NAMESPACE": "kubeflow-user-example-com",
     "SERVICE_ACCOUNT": "default-editor",
     "WORKSHOP_BUCKET": "my-bucket",
@@ -53,10 +54,14 @@ ANY = {}  # `pods` checks these fields
 
 # The used part of https://docs.aws.amazon.com/eks/latest/eksctl/schema.html
 CLUSTER_CONFIG = fields(
-    *("apiVersion", "kind", "metadata", "iam", "addons", "managedNodeGroups"),
+    *("apiVersion", "kind", "metadata", "upgradePolicy", "autoModeConfig", "addonsConfig"),
+    *("iam", "addons", "managedNodeGroups"),
     apiVersion={"const": "eksctl.io/v1alpha5"},
     kind={"const": "ClusterConfig"},
     metadata=fields("name", "region", "version", name=TEXT, region=TEXT, version=TEXT, tags=LABELS),
+    upgradePolicy=fields("supportType", supportType={"enum": ["STANDARD", "EXTENDED"]}),
+    autoModeConfig=fields("enabled", enabled=SWITCH),
+    addonsConfig=fields(disableDefaultAddons=SWITCH),
     iam=fields("withOIDC", withOIDC=SWITCH),
     vpc=fields(nat=fields(gateway={"enum": ["Disable", "Single", "HighlyAvailable"]})),
     addons=array(fields("name", name=TEXT, wellKnownPolicies=fields(ebsCSIController=SWITCH))),
@@ -109,6 +114,14 @@ KIND = fields(
     kind={"const": "Cluster"},
     nodes=array(fields("role", "image", role={"enum": ["control-plane", "worker"]}, image=TEXT)),
 )
+# https://kubectl.docs.kubernetes.io/references/kustomize/kustomization/
+KUSTOMIZATION = fields(
+    *("apiVersion", "kind", "resources"),
+    apiVersion={"const": "kustomize.config.k8s.io/v1beta1"},
+    kind={"const": "Kustomization"},
+    resources=array(TEXT),
+    patches=array(fields("patch", patch=TEXT)),
+)
 # https://www.kubeflow.org/docs/components/pipelines/operator-guides/configure-object-store/
 PROVIDERS = fields(
     "s3",
@@ -120,11 +133,26 @@ PROVIDERS = fields(
             region=TEXT,
             disableSSL=SWITCH,
             forcePathStyle=SWITCH,
-            credentials=fields("fromEnv", fromEnv=SWITCH),
+            credentials=fields(
+                "fromEnv",
+                fromEnv=SWITCH,
+                secretRef=fields(
+                    *("secretName", "accessKeyKey", "secretKeyKey"),
+                    secretName=TEXT,
+                    accessKeyKey=TEXT,
+                    secretKeyKey=TEXT,
+                ),
+            ),
         ),
     ),
 )
-SCHEMAS = {"ClusterConfig": CLUSTER_CONFIG, "PodDefault": POD_DEFAULT, "Notebook": NOTEBOOK, "Cluster": KIND}
+SCHEMAS = {
+    "ClusterConfig": CLUSTER_CONFIG,
+    "PodDefault": POD_DEFAULT,
+    "Notebook": NOTEBOOK,
+    "Cluster": KIND,
+    "Kustomization": KUSTOMIZATION,
+}
 
 
 def placeholders(text: str) -> set[str]:
@@ -199,8 +227,11 @@ def test_every_document_has_only_known_fields(check, name):
         ("cluster.yaml ClusterConfig", ("managedNodeGroups", 0)),
         ("kind/cluster.yaml Cluster", ("nodes", 0)),
         ("kubeflow/kfp-launcher.yaml ConfigMap", ()),
+        ("kubeflow/kfp-launcher-keys.yaml ConfigMap", ()),
+        ("kubeflow/s3-access.yaml ConfigMap", ()),
         ("kubeflow/notebook.yaml Notebook", ("spec", "template", "spec", "containers", 0)),
         ("kubeflow/notebook.yaml PersistentVolumeClaim", ("spec",)),
+        ("kubeflow/pipelines/kustomization.yaml Kustomization", ("patches", 0)),
         ("kubeflow/pod-default-pipelines.yaml PodDefault", ("spec", "volumes", 0, "projected", "sources", 0)),
         ("kubeflow/pod-default-s3.yaml PodDefault", ("spec", "env", 0, "valueFrom", "secretKeyRef")),
         ("kubeflow/storage-class.yaml StorageClass", ()),
@@ -222,8 +253,9 @@ def test_a_misspelled_field_is_tried_in_every_document():
     assert {name for name, _ in marks[0].args[1]} == set(DOCUMENTS)
 
 
-def test_the_launchers_configuration_has_only_known_fields():
-    text = DOCUMENTS["kubeflow/kfp-launcher.yaml ConfigMap"]["data"]["providers"]
+@pytest.mark.parametrize("file", ["kfp-launcher.yaml", "kfp-launcher-keys.yaml"])
+def test_the_launchers_configuration_has_only_known_fields(file):
+    text = DOCUMENTS[f"kubeflow/{file} ConfigMap"]["data"]["providers"]
     jsonschema.validate(yaml.safe_load(text), PROVIDERS)
 
 
@@ -256,6 +288,23 @@ def test_the_local_cluster_and_the_one_on_aws_have_the_same_kubernetes():
     (node,) = DOCUMENTS["kind/cluster.yaml Cluster"]["nodes"]
     assert node["image"].startswith(f"kindest/node:v{KUBERNETES}.")
     assert DOCUMENTS["cluster.yaml ClusterConfig"]["metadata"]["version"] == KUBERNETES
+
+
+def test_at_the_end_of_its_support_the_cluster_does_not_become_more_expensive():
+    config = DOCUMENTS["cluster.yaml ClusterConfig"]
+    assert config["upgradePolicy"] == {"supportType": "STANDARD"}
+    assert config["autoModeConfig"] == {"enabled": False} and config["addonsConfig"] == {"disableDefaultAddons": True}
+
+
+def test_pipelines_are_installed_without_the_objects_that_need_a_certificate_of_the_kubelet():
+    patches = DOCUMENTS["kubeflow/pipelines/kustomization.yaml Kustomization"]["patches"]
+    removed = [yaml.safe_load(patch["patch"]) for patch in patches]
+    assert all(patch["$patch"] == "delete" and patch["metadata"]["namespace"] == "kubeflow" for patch in removed)
+    assert [(patch["kind"], patch["metadata"]["name"]) for patch in removed] == [
+        ("Deployment", "cache-deployer-deployment"),
+        ("Deployment", "cache-server"),
+        ("Service", "cache-server"),
+    ]
 
 
 def test_nodes_have_exactly_the_policies_that_they_need_and_all_of_them_exist():

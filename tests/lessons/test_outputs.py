@@ -14,7 +14,7 @@ from workshop.project import ROOT
 from workshop.toc import lessons
 
 # These lessons take the longest; `make run` runs them, too.
-SLOW = ("01", "02", "04", "05", "06", "09")
+SLOW = ("01", "02", "03", "04", "05", "06", "09")
 # These lessons look only at their own bucket and at their own runs.
 SHARE_S3 = ("03", "04", "05", "06")
 SANITIZE = ROOT / "tests" / "lessons" / "nbval_sanitize.cfg"

@@ -28,7 +28,7 @@ def test_status_shows_each_part_up_and_down(sandbox, workshop_command):
     up = workshop_command("sandbox", "up").stdout
     assert up.count(" up ") == len(parts) and "http://127.0.0.1:" in up and "Amazon S3" in up
     logs = workshop_command("sandbox", "logs", "-n", "5").stdout
-    assert "==> object-store <==" in logs and "GET /moto-api/" in logs
+    assert "==> object-store <==" in logs and "==> aws-account <==" in logs
     assert workshop_command("sandbox", "down").stdout == f"stopped: {', '.join(parts)}\n"
     assert workshop_command("sandbox", "down").stdout == "nothing was running\n"
 

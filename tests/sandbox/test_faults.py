@@ -142,8 +142,9 @@ def test_a_server_that_hangs_is_replaced(sandbox, monkeypatch):
 def test_a_reused_pid_is_never_mistaken_for_a_server(sandbox):
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
+        assert sandbox.bucket  # makes the folder
         run = sandbox.directory / "run"
-        run.mkdir(parents=True)
+        run.mkdir()
         for name in NAMES:
             record = {"pid": bystander.pid, "started": "another-boot-1", "ports": {"http": 9}}
             (run / f"{name}.json").write_text(json.dumps(record))
@@ -158,8 +159,9 @@ def test_a_reused_pid_is_never_mistaken_for_a_server(sandbox):
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"pid": "x"}'])
 def test_a_damaged_record_counts_as_none(sandbox, damage):
+    assert sandbox.bucket  # makes the folder
     run = sandbox.directory / "run"
-    run.mkdir(parents=True)
+    run.mkdir()
     for name in NAMES:
         (run / f"{name}.json").write_text(damage)
     assert [record for _, record, _ in sandbox.status()] == [None] * 4
@@ -255,7 +257,7 @@ def test_another_spelling_of_the_folder_is_the_same_sandbox(sandbox, tmp_path, w
 
 @pytest.mark.slow
 def test_a_damaged_identity_is_named_and_reset_mends_it(sandbox):
-    sandbox.directory.mkdir()
+    assert sandbox.bucket  # makes the folder
     (sandbox.directory / "identity.json").write_text("{")
     with pytest.raises(SandboxError, match="reset"):
         sandbox.up()

@@ -1,17 +1,16 @@
 """The sandbox's registry: a part where its program and a Docker engine are, and nowhere else."""
 
 import hashlib
-import http.server
 import json
 import os
 import socket
-import threading
 import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.support import docker_stub
 from workshop.sandbox import registry
 from workshop.sandbox.registry import what_is_missing
 
@@ -21,24 +20,11 @@ needs_the_program = pytest.mark.skipif(
 )
 
 
-class Engine(http.server.BaseHTTPRequestHandler):
-    """Answers the request by which clients find a Docker Engine, and no other."""
-
-    def do_GET(self):
-        self.send_response(200 if self.path == "/_ping" else 404)
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def engine():
     """The address of a server that answers like a Docker Engine to `/_ping`."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Engine) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"tcp://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with docker_stub.engine() as address:
+        yield address
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import json
 
-import boto3
 import pytest
 
+from tests.support.account import client, make_cluster
 from workshop.sandbox import aws_account
 
 READ_ONLY = "arn:aws:iam::aws:policy/AmazonEC2ContainerRegistryReadOnly"
@@ -22,14 +22,13 @@ def cluster(account, unique, monkeypatch) -> str:
         ("CLUSTER_ROLE", f"{name}-cluster"),
     ):
         monkeypatch.setattr(aws_account, constant, value)
-    aws_account.make_cluster(account.environment()["AWS_ENDPOINT_URL"])
+    make_cluster(account)
     return name
 
 
 @pytest.fixture
 def iam(account):
-    session = boto3.Session(aws_access_key_id="x", aws_secret_access_key="x", region_name="us-east-1")
-    return session.client("iam", endpoint_url=account.environment()["AWS_ENDPOINT_URL"])
+    return client(account, "iam")
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def test_a_missing_tool_is_named_with_its_installation_on_both_systems(shell, ac
     "tool, version, said",
     [
         ("kubectl", "1.32.9", "too old"),
-        ("kubectl", "1.36.0", "too new for Kubernetes 1.34"),
+        ("kubectl", "1.37.0", "too new for Kubernetes 1.35"),
         ("eksctl", "0.99.0", "too old"),
         ("kind", "0.9.0", "too old"),
         ("docker", "Docker version 19.03.15, build x\n", "too old"),
@@ -61,7 +61,7 @@ def test_a_wrong_version_is_reported(shell, tool, version, said):
     assert done.returncode == (0 if "does not print" in said else 3)
 
 
-@pytest.mark.parametrize("version", ["1.33.0", "1.35.9"])
+@pytest.mark.parametrize("version", ["1.34.0", "1.36.9"])
 def test_kubectl_may_differ_by_one_minor_version(shell, version):
     provide_all(shell, kubectl=version)
     assert shell.run("check_tools.sh", "kubectl").returncode == 0

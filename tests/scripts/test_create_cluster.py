@@ -4,10 +4,10 @@ import json
 import re
 from pathlib import Path
 
-import boto3
 import pytest
 import yaml
 
+from tests.support.account import client
 from workshop.project import ROOT, versions
 
 WAIT = "wait --for=condition=Ready nodes --all --timeout=600s"
@@ -50,9 +50,7 @@ def stand_in_kubectl(
 
 def endpoint(account, name="kubeflow-demo") -> str:
     """The address of a cluster of the emulated account."""
-    variables = account.environment()
-    eks = boto3.Session("a", "b", region_name="us-east-1").client("eks", endpoint_url=variables["AWS_ENDPOINT_URL"])
-    return eks.describe_cluster(name=name)["cluster"]["endpoint"]
+    return client(account, "eks").describe_cluster(name=name)["cluster"]["endpoint"]
 
 
 @pytest.fixture
@@ -106,6 +104,60 @@ def test_the_first_run_makes_the_cluster_and_the_second_changes_nothing(shell, a
     assert [call for call, _ in changes(shell)] == [f"kubectl --context {unique} {WAIT}"]
 
 
+DENIED = "An error occurred (AccessDeniedException) when calling the GetServiceQuota operation: no\n"
+NO_CLUSTER = "An error occurred (ResourceNotFoundException) when calling the DescribeCluster operation: none\n"
+
+
+def stand_in_new_account(shell, *answers):
+    """Put programs on PATH for an account without a cluster. `aws` gives the answers by part of the command."""
+    stand_in_kubectl(shell, "kubeflow-demo")
+    shell.stand_in("eksctl")
+    shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), ("describe-cluster", NO_CLUSTER, 254), *answers)
+
+
+def test_too_small_a_quota_ends_the_script_before_anything_is_created(shell):
+    stand_in_new_account(shell, ("L-1216C47A", "5.0\n"), ("describe-instance-types.*m6i.xlarge", "4\n"))
+    done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1")
+    assert done.returncode == 1 and "run 5 CPUs" in done.stderr and "2 x m6i.xlarge need 8" in done.stderr
+    assert "--quota-code L-1216C47A --desired-value 8" in done.stderr
+    assert not any(call.startswith("eksctl") or "request-service-quota" in call for call in shell.calls)
+
+
+@pytest.mark.parametrize(
+    "answers, settings, said",
+    [
+        ([("L-1216C47A", "8.0\n"), ("describe-instance-types", "4\n")], {}, ""),
+        ([("L-34B43A08", "8.0\n"), ("describe-instance-types", "4\n")], {"NODE_SPOT": "true"}, ""),
+        ([("service-quotas", DENIED, 254)], {}, "cannot be read (AccessDeniedException)"),
+        ([], {"NODE_TYPE": "g5.xlarge"}, "the quota for g5.xlarge is not checked"),
+    ],
+    ids=["enough", "enough for spot", "denied", "another family"],
+)
+def test_a_quota_that_is_large_enough_or_cannot_be_read_does_not_end_the_script(shell, answers, settings, said):
+    stand_in_new_account(shell, *answers)
+    done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1", **settings)
+    assert done.returncode == 0, done.stderr
+    assert "eksctl create cluster -f -" in shell.calls
+    assert said in done.stderr and ("quota" in done.stderr) == bool(said)
+
+
+@pytest.mark.parametrize(
+    "today, version, said",
+    [
+        ("2026-12-01", None, "at the standard price until {until}"),
+        ("9999-01-01", None, "ended the standard support of Kubernetes {version} on {until}"),
+        ("2026-12-01", "1.19", "does not list how long EKS supports Kubernetes 1.19"),
+    ],
+)
+def test_the_end_of_the_standard_support_is_shown(shell, today, version, said):
+    stand_in_new_account(shell, ("L-1216C47A", "8.0\n"), ("describe-instance-types", "4\n"))
+    shell.stand_in("date", ("", f"{today}\n"))
+    settings = {"KUBERNETES_VERSION": version} if version else {}
+    done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1", **settings)
+    until, pinned = versions()["KUBERNETES_STANDARD_SUPPORT_UNTIL"], versions()["KUBERNETES_VERSION"]
+    assert said.format(until=until, version=pinned) in done.stderr, done.stderr
+
+
 @pytest.mark.slow
 def test_a_cluster_without_nodes_gets_them(shell, account, eksctl, unique):
     stand_in_kubectl(shell, unique)
@@ -145,7 +197,7 @@ def test_a_missing_addon_is_created_before_anything_waits_for_it(shell, account,
 def test_a_cluster_of_another_project_is_not_changed(shell):
     stand_in_kubectl(shell, "kubeflow-demo")
     shell.stand_in("eksctl")
-    theirs = ("describe-cluster", "ACTIVE\t1.34\tNone\thttps://here\n")
+    theirs = ("describe-cluster", "ACTIVE\t1.35\tNone\thttps://here\n")
     shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), theirs)
     done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 1 and "was not made by this project" in done.stderr and "CLUSTER_NAME" in done.stderr
@@ -168,7 +220,7 @@ def test_the_stack_of_an_interrupted_run_is_named(shell, status, said):
 
 def test_the_script_waits_for_starting_nodes_and_reports_a_cluster_without_nodes(shell):
     shell.stand_in("eksctl")
-    cluster = ("describe-cluster", f"ACTIVE\t1.34\t{OURS}\n")
+    cluster = ("describe-cluster", f"ACTIVE\t1.35\t{OURS}\n")
     group = ("describe-nodegroup", "CREATING\n")
     shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), cluster, group)
     stand_in_kubectl(shell, "kubeflow-demo", nodes="")
@@ -182,7 +234,7 @@ def test_the_script_waits_for_starting_nodes_and_reports_a_cluster_without_nodes
 def test_the_script_does_not_wait_for_failed_nodes(shell):
     stand_in_kubectl(shell, "kubeflow-demo")
     shell.stand_in("eksctl")
-    answers = ("describe-cluster", f"ACTIVE\t1.34\t{OURS}\n"), ("describe-nodegroup", "CREATE_FAILED\n")
+    answers = ("describe-cluster", f"ACTIVE\t1.35\t{OURS}\n"), ("describe-nodegroup", "CREATE_FAILED\n")
     shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), *answers)
     done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 1 and "kubeflow-demo-nodes is CREATE_FAILED" in done.stderr
@@ -244,7 +296,7 @@ def test_a_missing_tool_exits_with_3_and_says_how_to_install_it(shell, missing):
 def test_a_deleting_or_failed_cluster_is_refused(shell, status):
     stand_in_kubectl(shell, "kubeflow-demo")
     shell.stand_in("eksctl")
-    shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), ("describe-cluster", f"{status}\t1.34\t{OURS}\n"))
+    shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), ("describe-cluster", f"{status}\t1.35\t{OURS}\n"))
     done = shell.run("create_cluster.sh", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 1 and f"is {status}" in done.stderr
     assert not any(call.startswith("eksctl") for call in shell.calls)

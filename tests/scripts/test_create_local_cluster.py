@@ -6,17 +6,19 @@ import pytest
 
 from workshop.project import ROOT, versions
 
-CONFIG = (ROOT / "deploy/kind/cluster.yaml").read_text()
+CONFIG = (ROOT / "deploy/kind/cluster.yaml").read_text().replace("${KIND_NODE_IMAGE}", versions()["KIND_NODE_IMAGE"])
 READS = re.compile(r"kubectl (config current-context|--context \S+ get) ?|kind get|docker info|sysctl|uname|git")
 PIPELINES = "github.com/kubeflow/pipelines/manifests/kustomize"
 CREATE = "kind create cluster --name kubeflow-demo --config - --wait 5m"
 
 
-def stand_ins(shell, *, clusters="", current="kind-kubeflow-demo", instances=128, watches=8192, system="Linux"):
+def stand_ins(
+    shell, *, clusters="", current="kind-kubeflow-demo", instances=128, watches=8192, system="Linux", machine="x86_64"
+):
     shell.stand_in("docker")
     shell.stand_in("git")
     shell.stand_in("kind", ("get clusters", clusters))
-    shell.stand_in("uname", ("", f"{system}\n"))
+    shell.stand_in("uname", ("-m", f"{machine}\n"), ("", f"{system}\n"))
     shell.stand_in("sysctl", ("instances", f"{instances}\n"), ("watches", f"{watches}\n"))
     shell.stand_in(
         "kubectl",
@@ -47,7 +49,7 @@ def test_the_first_run_creates_a_cluster_and_installs_pipelines(shell, large):
         for call in (
             f"apply -k '{PIPELINES}/cluster-scoped-resources?ref={version}&timeout=600s'",
             "wait --for=condition=established --timeout=60s crd/applications.app.k8s.io",
-            f"apply -k '{PIPELINES}/env/platform-agnostic?ref={version}&timeout=600s'",
+            f"apply -k build/pipelines-{version}",
             "wait --for=condition=Available deployments --all -n kubeflow --timeout=1800s",
             f"annotate --overwrite namespace kubeflow first-kubeflow-pipeline/installed=pipelines-{version}",
         )
@@ -101,6 +103,14 @@ def test_macos_has_no_inotify_limits_to_check(shell):
     stand_ins(shell, system="Darwin")
     assert shell.run("create_local_cluster.sh").returncode == 0
     assert not any(call.startswith("sysctl") for call in shell.calls)
+
+
+def test_a_mac_with_an_arm_processor_is_refused_with_the_reason(shell):
+    stand_ins(shell, system="Darwin", machine="arm64")
+    done = shell.run("create_local_cluster.sh")
+    assert done.returncode == 3 and "images of Kubeflow Pipelines" in done.stderr and changes(shell) == []
+    dry = shell.run("create_local_cluster.sh", "--dry-run")
+    assert dry.returncode == 0 and dry.stdout.startswith(CREATE) and "images of Kubeflow Pipelines" in dry.stderr
 
 
 @pytest.mark.parametrize("missing", ["docker", "kind", "kubectl"])

@@ -2,15 +2,16 @@
 
 import json
 
-import boto3
 import pytest
+
+from tests.support.account import client
 
 TAG = {"Key": "project", "Value": "first-kubeflow-pipeline"}
 
 
 @pytest.fixture
 def ecr(account):
-    return boto3.client("ecr", endpoint_url=account.environment()["AWS_ENDPOINT_URL"], region_name="us-east-1")
+    return client(account, "ecr")
 
 
 @pytest.fixture(autouse=True)

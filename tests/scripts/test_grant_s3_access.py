@@ -3,10 +3,10 @@
 import base64
 import json
 
-import boto3
 import pytest
 import yaml
 
+from tests.support.account import client, make_cluster
 from workshop.project import ROOT
 from workshop.sandbox import aws_account
 
@@ -41,14 +41,13 @@ def cluster(account, unique, monkeypatch) -> str:
     name = f"c{unique}"
     for constant in ("CLUSTER", "NODE_GROUP", "NODE_ROLE", "CLUSTER_ROLE"):
         monkeypatch.setattr(aws_account, constant, name if constant == "CLUSTER" else f"{name}-{constant[:4].lower()}")
-    aws_account.make_cluster(account.environment()["AWS_ENDPOINT_URL"])
+    make_cluster(account)
     return name
 
 
 @pytest.fixture
 def iam(account):
-    session = boto3.Session(aws_access_key_id="x", aws_secret_access_key="x", region_name="us-east-1")
-    return session.client("iam", endpoint_url=account.environment()["AWS_ENDPOINT_URL"])
+    return client(account, "iam")
 
 
 @pytest.fixture
@@ -57,8 +56,12 @@ def grant(shell, cluster):
     return lambda *arguments, **options: shell.run("grant_s3_access.sh", *arguments, **settings | options)
 
 
-def provide_kubectl(shell, cluster, *answers):
-    shell.stand_in("kubectl", ("current-context", f"{cluster}\n"), *answers)
+PLATFORM = ("get .*profiles.kubeflow.org", "crd"), ("get .*poddefaults.kubeflow.org", "crd")
+PIPELINES_ALONE = (("get .*serviceaccount pipeline-runner", "serviceaccount/pipeline-runner"),)
+
+
+def provide_kubectl(shell, cluster, *answers, installed=PLATFORM):
+    shell.stand_in("kubectl", ("current-context", f"{cluster}\n"), *installed, *answers)
 
 
 def role(iam, cluster) -> list:
@@ -139,6 +142,7 @@ def changes(shell) -> list[str]:
 
 def test_a_missing_agent_and_a_missing_association_are_created(shell):
     provide_eks(shell, ("list-pod-identity", "None\n"), ("describe-addon", NO_ADDON, 254))
+    provide_kubectl(shell, "kubeflow-demo")
     done = shell.run("grant_s3_access.sh", WORKSHOP_BUCKET="my-bucket", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 0, done.stderr
     assert changes(shell) == [
@@ -153,12 +157,13 @@ def test_a_missing_agent_and_a_missing_association_are_created(shell):
 def test_only_a_wrong_association_is_changed(shell, there, expected):
     arn = f"arn:aws:iam::123456789012:role/{there}\n"
     provide_eks(shell, ("list-pod-identity", "a-1\n"), ("describe-pod-identity", arn))
+    provide_kubectl(shell, "kubeflow-demo")
     done = shell.run("grant_s3_access.sh", WORKSHOP_BUCKET="my-bucket", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 0 and len(changes(shell)) == expected
     if expected:
         assert "update-pod-identity-association" in changes(shell)[0] and "before: another" in done.stdout
     else:
-        assert done.stdout == "default-editor has access already; nothing to do\n"
+        assert done.stdout == f"the tasks in {NAMESPACE} have access already; nothing to do\n"
 
 
 @pytest.mark.slow
@@ -189,15 +194,16 @@ def test_irsa_ties_the_role_to_one_service_account_of_this_cluster(grant, shell,
     shell.forget_calls()
     provide_kubectl(shell, cluster, ("get .*serviceaccount", arn))
     again = grant("--method", "irsa")
-    assert again.stdout == "default-editor has access already; nothing to do\n" and changes(shell) == []
+    assert again.stdout == f"the tasks in {NAMESPACE} have access already; nothing to do\n" and changes(shell) == []
 
 
 @pytest.mark.slow
 def test_keys_reach_kubectl_only_through_standard_input(grant, shell, cluster):
     provide_kubectl(shell, cluster)
-    done = shell.run("grant_s3_access.sh", "--method", "secret", trace=True, CLUSTER_NAME=cluster, **KEYS)
+    done = grant("--method", "secret", trace=True, S3_ENDPOINT_FOR_PODS="http://store:9000", **KEYS)
     assert done.returncode == 0, done.stderr
-    secret, pod_default = [yaml.safe_load(given) for given in shell.inputs if given]
+    secret, place, launcher, pod_default = [yaml.safe_load(given) for given in shell.inputs if given]
+    assert [place["metadata"]["name"], launcher["metadata"]["name"]] == ["s3-access", "kfp-launcher"]
     assert secret["stringData"] == {"access-key": "AKIDNOTAKEY", "secret-key": "not/a+secret"}
     assert pod_default["kind"] == "PodDefault" and pod_default["metadata"]["namespace"] == NAMESPACE
     shown = done.stdout + done.stderr + "".join(shell.calls)
@@ -206,12 +212,64 @@ def test_keys_reach_kubectl_only_through_standard_input(grant, shell, cluster):
     assert all("--server-side" in call for call in changes(shell))
 
 
-def test_a_secret_with_the_same_keys_is_not_changed(grant, shell, cluster, account):
-    there = " ".join(base64.b64encode(value.encode()).decode() for value in KEYS.values())
-    endpoint = account.environment()["AWS_ENDPOINT_URL_S3"]
-    provide_kubectl(shell, cluster, ("get secret", there), ("get .*poddefault", f"{endpoint} us-east-1"))
-    done = grant("--method", "secret", **KEYS)
-    assert done.returncode == 0 and "nothing to do" in done.stdout and changes(shell) == []
+IN_BASE64 = " ".join(base64.b64encode(value.encode()).decode() for value in KEYS.values())
+PROVIDERS = """s3:
+  default:
+    endpoint: http://store:9000
+    region: us-east-1
+    disableSSL: true
+    forcePathStyle: true
+    credentials:
+      fromEnv: false
+      secretRef: {secretName: s3-access, accessKeyKey: access-key, secretKeyKey: secret-key}
+"""
+
+
+def test_equal_keys_and_addresses_are_not_written_again(grant, shell, cluster):
+    provide_kubectl(
+        shell,
+        cluster,
+        ("get secret", IN_BASE64),
+        ("get .*configmap s3-access", "http://store:9000 us-east-1"),
+        ("get .*configmap kfp-launcher", f"s3://my-bucket/artifacts\n{PROVIDERS}"),
+        ("get .*poddefault s3-access", "http://store:9000 us-east-1"),
+    )
+    done = grant("--method", "secret", S3_ENDPOINT_FOR_PODS="http://store:9000", **KEYS)
+    assert done.returncode == 0 and "nothing to do" in done.stdout and changes(shell) == [], done.stderr
+
+
+def test_with_pipelines_alone_the_tasks_get_keys_and_the_address_of_the_clusters_own_store(shell):
+    seaweedfs = ("get .*service seaweedfs", "service/seaweedfs")
+    other = ("get .*configmap kfp-launcher", "minio://mlpipeline/v2/artifacts\n")
+    provide_kubectl(shell, "kind-kubeflow-demo", seaweedfs, other, installed=PIPELINES_ALONE)
+    settings = {"WORKSHOP_BUCKET": "my-bucket", "AWS_ENDPOINT_URL_S3": "http://localhost:9000"}
+    done = shell.run("grant_s3_access.sh", "--method", "secret", **settings, **KEYS)
+    assert done.returncode == 0, done.stderr
+    secret, place, launcher = [yaml.safe_load(given) for given in shell.inputs if given]
+    assert {given["metadata"]["namespace"] for given in (secret, place, launcher)} == {"kubeflow"}
+    assert place["data"] == {"endpoint": "http://seaweedfs.kubeflow:9000", "region": "us-east-1"}
+    assert launcher["data"]["defaultPipelineRoot"] == "s3://my-bucket/artifacts"
+    provider = yaml.safe_load(launcher["data"]["providers"])["s3"]["default"]
+    assert provider["endpoint"] == "http://seaweedfs.kubeflow:9000" and provider["disableSSL"] is True
+    assert provider["credentials"]["secretRef"]["secretName"] == "s3-access"
+    assert "tasks run as pipeline-runner in the namespace kubeflow" in done.stderr
+    assert "before, they went to minio://mlpipeline/v2/artifacts" in done.stderr
+
+
+@pytest.mark.parametrize("address", ["http://localhost:9000", "http://127.0.0.1:9000/", "http://[::1]:9000"])
+def test_an_address_of_this_machine_is_refused_where_pods_have_no_other(shell, address):
+    provide_kubectl(shell, "kubeflow-demo")
+    settings = {"WORKSHOP_BUCKET": "my-bucket", "AWS_ENDPOINT_URL_S3": address}
+    done = shell.run("grant_s3_access.sh", "--method", "secret", **settings, **KEYS)
+    assert done.returncode == 1 and changes(shell) == []
+    assert f"pods cannot reach {address}" in done.stderr and "S3_ENDPOINT_FOR_PODS" in done.stderr
+
+
+def test_a_cluster_without_kubeflow_is_named(shell):
+    provide_kubectl(shell, "kubeflow-demo", installed=())
+    done = shell.run("grant_s3_access.sh", "--method", "secret", WORKSHOP_BUCKET="my-bucket", **KEYS)
+    assert done.returncode == 1 and changes(shell) == []
+    assert "kubeflow-demo has no Kubeflow Pipelines" in done.stderr and "install_kubeflow.sh" in done.stderr
 
 
 @pytest.mark.slow
@@ -223,7 +281,7 @@ def test_a_dry_run_of_a_secret_shows_no_key_and_its_pasted_commands_do_the_same(
     shell.forget_calls()
     assert shell.paste(shown.stdout, **KEYS).returncode == 0
     assert yaml.safe_load(shell.inputs[0])["stringData"]["secret-key"] == "not/a+secret"
-    assert len(shell.calls) == 2
+    assert len(shell.calls) == 4
 
 
 @pytest.mark.slow
@@ -247,6 +305,7 @@ def test_missing_tools_and_missing_credentials_exit_with_3(grant, shell, cluster
 def test_a_denial_of_aws_exits_with_1_and_is_shown(shell):
     said = "An error occurred (AccessDenied) when calling the GetRole operation: no"
     shell.stand_in("aws", ("get-caller-identity", "123456789012\n"), ("get-role", said, 254))
+    provide_kubectl(shell, "kubeflow-demo")
     done = shell.run("grant_s3_access.sh", WORKSHOP_BUCKET="my-bucket", AWS_DEFAULT_REGION="us-east-1")
     assert done.returncode == 1 and said in done.stderr
 

@@ -163,7 +163,7 @@ def test_pipelines_alone_is_installed_in_two_steps(shell, install):
     assert changes(shell) == [
         f"{KUBECTL} apply -k '{base}/cluster-scoped-resources?ref={PIPELINES}&timeout=600s'",
         f"{KUBECTL} wait --for=condition=established --timeout=60s crd/applications.app.k8s.io",
-        f"{KUBECTL} apply -k '{base}/env/platform-agnostic?ref={PIPELINES}&timeout=600s'",
+        f"{KUBECTL} apply -k build/pipelines-{PIPELINES}",
         f"{KUBECTL} wait --for=condition=Available deployments --all -n kubeflow --timeout=1800s",
         f"{KUBECTL} annotate --overwrite namespace kubeflow first-kubeflow-pipeline/installed=pipelines-{PIPELINES}",
     ]

@@ -60,7 +60,12 @@ class Api:
 
     def tasks(self, run_id: str) -> dict[str, dict]:
         """Return the records of a run's tasks, by path."""
-        return {task["path"]: task for task in self.call("GET", f"/runs/{run_id}/tasks")["tasks"]}
+        found, token = {}, ""
+        while True:
+            page = self.call("GET", f"/runs/{run_id}/tasks", params={"page_token": token})
+            found |= {task["path"]: task for task in page["tasks"]}
+            if not (token := page.get("next_page_token", "")):
+                return found
 
     def log(self, run_id: str, path: str) -> str:
         """Return a task's log."""

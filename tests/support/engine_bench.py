@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -37,9 +38,9 @@ class Memory:
         self.lock = threading.Lock()
         self.saved: list[Task] = []
 
-    def save(self, task: Task) -> None:
+    def save(self, tasks: Sequence[Task]) -> None:
         with self.lock:
-            self.saved.append(task)
+            self.saved += tasks
 
     def find_cached(self, fingerprint: str) -> dict | None:
         with self.lock:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,21 +78,6 @@ def first_one(folder: Path, name: str) -> Iterator[bool]:
         done.touch()
 
 
-def once(folder: Path, name: str, make: Callable[[], Any]) -> Any:
-    """Make a value in the first worker that asks for it, and return it in all of them.
-
-    Args:
-        folder: the folder that the workers share.
-        name: the name of the value.
-        make: returns the value, which must survive a round trip through JSON.
-    """
-    kept = folder / f"{name}.json"
-    with first_one(folder, name) as first:
-        if first:
-            kept.write_text(json.dumps(make()))
-    return json.loads(kept.read_text())
-
-
 def borrow(directory: Path, owner: Sandbox) -> Sandbox:
     """Return a sandbox that has its own Pipelines API, and uses the S3 and the AWS account of another sandbox.
 
@@ -104,9 +89,8 @@ def borrow(directory: Path, owner: Sandbox) -> Sandbox:
         owner: a sandbox that is up; its servers must run as long as the new sandbox is used.
     """
     own = Sandbox(directory)
-    (directory / "run").mkdir(parents=True)
-    directory.chmod(0o700)
-    own_bucket = own.bucket  # makes identity.json
+    own_bucket = own.bucket  # makes the folder with identity.json
+    (directory / "run").mkdir()
     kept = directory / "identity.json"
     identity = json.loads(kept.read_text())
     lent = json.loads((owner.directory / "identity.json").read_text())

@@ -14,7 +14,7 @@ IMAGES = "builds images, which takes minutes and needs Docker; to run it: pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("workshop")
-    group.addoption("--tier", choices=TIERS, default="test", help="how much to run: test (4 minutes), gate, or all")
+    group.addoption("--tier", choices=TIERS, default="test", help="how much to run: test (3 minutes), gate, or all")
     group.addoption("--images", action="store_true", help="run the tests that build images, too")
 
 
@@ -23,6 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Name the marks, and give every generator of inputs the same seed."""
     for mark, (tier, _) in MARKS.items():
         config.addinivalue_line("markers", f"{mark}: runs from the tier {tier} on")
+    config.addinivalue_line("markers", "attack: repeats an attack on the sandbox; to run them all: make attack")
     config.addinivalue_line("markers", "docker: needs a running Docker engine; skipped without one")
     config.addinivalue_line("markers", "images: builds images; skipped without --images")
     choose_seed()

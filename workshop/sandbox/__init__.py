@@ -7,6 +7,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 from workshop.clean_environment import CLIENT_PREFIXES
 from workshop.project import sandbox_directory
 from workshop.sandbox import docker_engine
-from workshop.sandbox.aws_account import ACCOUNT, REGION, AwsAccount, has_cluster, make_cluster
+from workshop.sandbox.aws_account import ACCOUNT, REGION, AwsAccount
 from workshop.sandbox.errors import SandboxError
 from workshop.sandbox.files import free_mb, write_atomically
 from workshop.sandbox.object_store import ObjectStore
@@ -98,23 +99,37 @@ class Sandbox:
         if runner:
             self._choose_runner(runner)
         ensure()
-        supervisor = self._supervisor(self._identity())
+        identity = self._identity()
+        supervisor = self._supervisor(identity)
         if not supervisor.record(supervisor.servers[0]):  # a running sandbox must stay usable: lesson 09 makes room
             self._check_room()
         if what_is_missing():
             supervisor.servers = [server for server in supervisor.servers if server.name != Registry.name]
-        account = supervisor.up()[AwsAccount.name].address
-        if not has_cluster(account):  # lesson 09 has deleted the cluster, and eksctl cannot make one here
+        record = supervisor.up()[AwsAccount.name]
+        account = self._account(identity)
+        if not account.has_cluster(record):  # lesson 09 has deleted the cluster, and eksctl cannot make one here
             with supervisor.locked():
-                make_cluster(account)
+                account.make_cluster(record)
         self._forbid_kubectl()
 
     def down(self) -> list[str]:
-        """Stop every server, and return the names of the servers that ran. Their data stay."""
-        return self._supervisor(Identity.new()).down()
+        """Stop every server, and return the names of the servers that ran. Their data stay.
+
+        The next start gives the Pipelines API a new secret path. Another program could take the port, and would then
+        learn the old path from an old client.
+        """
+        try:
+            self._renew_pipelines_path()
+        finally:
+            stopped = self._supervisor(Identity.new()).down()
+        return stopped
 
     def reset(self) -> None:
-        """Stop every server and delete the sandbox's data: objects, account, keys."""
+        """Stop every server and delete the sandbox's data: objects, account, keys.
+
+        Raises:
+            SandboxError: the sandbox did not make the folder. Nothing is deleted.
+        """
         self._supervisor(Identity.new()).reset()
 
     def status(self) -> list[tuple[Server, Record | None, bool]]:
@@ -238,15 +253,24 @@ class Sandbox:
         identity = self._identity()
         write_atomically(self._identity_path, json.dumps(asdict(replace(identity, runner=runner))))
 
+    def _renew_pipelines_path(self) -> None:
+        if self._identity_path.exists():
+            with suppress(SandboxError):  # without a readable identity, there is no path
+                renewed = replace(self._identity(), pipelines_path=Identity.new().pipelines_path)
+                write_atomically(self._identity_path, json.dumps(asdict(renewed)))
+
     def _supervisor(self, identity: Identity) -> Supervisor:
         keys = (identity.access_key, identity.secret_key, identity.encryption_key)
         servers = [
             ObjectStore(self.directory / ObjectStore.name, *keys),
-            AwsAccount(self.directory / AwsAccount.name),
+            self._account(identity),
             PipelinesApi(self.directory / PipelinesApi.name, identity.pipelines_path, identity.runner),
             Registry(self.directory / Registry.name),
         ]
         return Supervisor(self.directory, servers)
+
+    def _account(self, identity: Identity) -> AwsAccount:
+        return AwsAccount(self.directory / AwsAccount.name, identity.access_key, identity.secret_key)
 
     @property
     def _identity_path(self) -> Path:
@@ -256,7 +280,9 @@ class Sandbox:
         """Return this sandbox's identity, made at the first call."""
         if not self._identity_path.exists():
             new = Identity.new()
-            with self._supervisor(new).locked():
+            supervisor = self._supervisor(new)
+            with supervisor.locked():
+                supervisor.claim()
                 if not self._identity_path.exists():
                     write_atomically(self._identity_path, json.dumps(asdict(new)))
         try:

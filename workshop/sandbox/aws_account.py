@@ -1,19 +1,13 @@
-"""The AWS account (STS, IAM, EKS, ECR): a moto server, seeded with the cluster that lesson 01 makes.
+"""The AWS account (STS, IAM, EKS, ECR): an emulator, seeded with the cluster that lesson 01 makes."""
 
-moto keeps everything in memory. So moto's recorder writes every request to a file, and the next start replays the
-requests that changed something. The account therefore survives a restart.
-"""
-
+import http.client
 import json
 import os
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 from workshop.project import versions
 from workshop.sandbox.errors import SandboxError
@@ -29,116 +23,100 @@ CLUSTER_ROLE = "kubeflow-demo-cluster"
 # The policies that eksctl attaches to a node role, without the policy for pulling from ECR, which lesson 02 attaches.
 NODE_POLICIES = ("AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy")
 TAGS = {"project": "first-kubeflow-pipeline"}
-READING = ("Get", "List", "Describe", "BatchGet", "Head", "Simulate")
+DIRECTORY_VARIABLE = "WORKSHOP_AWS_DIR"
+ACCESS_KEY_VARIABLE = "WORKSHOP_AWS_ACCESS_KEY"
+SECRET_KEY_VARIABLE = "WORKSHOP_AWS_SECRET_KEY"
 
 
 class AwsAccount(Server):
-    """moto's server, on loopback, with AWS's managed policies loaded.
+    """The server `aws_server.py`, on loopback, which answers only to one pair of keys.
 
     Args:
-        directory: the folder of the recording of requests.
+        directory: the folder of the journal.
+        access_key: the key id that may do everything.
+        secret_key: its secret. The server gets it as an environment variable, which only its user can read.
     """
 
     name = "aws-account"
     stands_for = "AWS: STS, IAM, EKS, ECR (moto)"
     usual_ports = {"http": 5005}
-    stop_within_seconds = 0  # the recorder writes a request before moto answers
+    stop_within_seconds = 0  # the journal holds a request before the server answers
+
+    def __init__(self, directory: Path, access_key: str, secret_key: str) -> None:
+        super().__init__(directory)
+        self.keys = access_key
+        self._access_key = access_key
+        self._secret_key = secret_key
 
     def command(self, ports: Mapping[str, int]) -> list[str]:
-        return [sys.executable, "-m", "workshop.sandbox.moto_server", "-H", HOST, "-p", str(ports["http"])]
+        return [sys.executable, "-P", "-m", "workshop.sandbox.aws_server", str(ports["http"])]
 
     def environment(self) -> dict[str, str]:
         return {
+            DIRECTORY_VARIABLE: str(self.directory),
+            ACCESS_KEY_VARIABLE: self._access_key,
+            SECRET_KEY_VARIABLE: self._secret_key,
             "MOTO_IAM_LOAD_MANAGED_POLICIES": "true",
             "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",
             "MOTO_DISABLE_GLOBAL_CORS": "true",
-            "MOTO_RECORDER_FILEPATH": str(self._recording),
+            "DOCKER_HOST": "tcp://127.0.0.1:1",  # moto must never start a container
         }
 
     def is_ready(self, record: Record) -> bool:
-        return http_status(record, "/moto-api/") == 200
+        return http_status(record, "/healthz") == 200
 
     def seed(self, record: Record) -> None:
-        self._ask_moto(record, "/moto-api/seed?a=1")  # the same ids in every new account
-        complete = self.directory / "complete"
-        if complete.exists() and self._recording.exists():
-            self._keep_what_changed_something()
-            self._ask_moto(record, "/moto-api/recorder/replay-recording")
-            self._ask_moto(record, "/moto-api/recorder/start-recording")
-        else:
-            self._recording.write_text("")  # an interrupted start may have left some lines
-            self._ask_moto(record, "/moto-api/recorder/start-recording")
-            make_cluster(record.address)
-            complete.touch()
+        if not self.has_cluster(record):
+            self.make_cluster(record)
 
-    @property
-    def _recording(self) -> Path:
-        return self.directory / "history.jsonl"
+    def has_cluster(self, record: Record) -> bool:
+        """Tell whether the account has the cluster of lesson 01, with its node group.
 
-    def _ask_moto(self, record: Record, path: str) -> None:
-        request = urllib.request.Request(record.address + path, data=b"", method="POST")
+        Args:
+            record: the record of the running server.
+
+        Raises:
+            SandboxError: the account does not answer, or refuses the request.
+        """
+        path = f"/clusters/{CLUSTER}/node-groups/{NODE_GROUP}"
+        status = self._ask_eks(record, path)
+        if status not in (200, 404):
+            raise SandboxError(f"the emulated AWS account answers {status or 'nothing'} to GET {path}")
+        return status == 200
+
+    def make_cluster(self, record: Record) -> None:
+        """Make the missing parts of the EKS cluster of lesson 01. The role of the cluster's nodes may do everything
+        except pull from ECR.
+
+        Args:
+            record: the record of the running server.
+        """
+        session = _session_without_settings(self._access_key, self._secret_key)
+        iam, eks = (session.client(service, endpoint_url=record.address) for service in ("iam", "eks"))
+        _make_cluster(iam, eks)
+
+    def _ask_eks(self, record: Record, path: str) -> int | None:
+        """Send one signed request and return the HTTP status; None when there is no answer.
+
+        Importing boto3 would take longer than the request.
+        """
+        from botocore.credentials import Credentials
+
+        from workshop.sandbox import aws_signature
+
+        keys, scope = Credentials(self._access_key, self._secret_key), aws_signature.Scope(REGION, "eks")
+        headers = aws_signature.signed_headers(keys, scope, "GET", record.address + path)
+        connection = http.client.HTTPConnection(HOST, record.port, timeout=60)
         try:
-            _without_proxy().open(request, timeout=60).close()
-        except urllib.error.HTTPError as error:
-            said = error.read(300).decode(errors="replace")
-            raise SandboxError(f"the emulated AWS account answered {error.code} to {path}: {said}") from None
-
-    def _keep_what_changed_something(self) -> None:
-        """Drop from the recording the requests that only read, and a last line that a kill cut off."""
-        kept = [line for line in self._recording.read_text().splitlines() if _changes_something(line)]
-        temporary = self._recording.with_suffix(".new")
-        temporary.write_text("".join(f"{line}\n" for line in kept))
-        temporary.replace(self._recording)
+            connection.request("GET", path, headers=headers)
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
 
 
-def _changes_something(line: str) -> bool:
-    try:
-        request = json.loads(line)
-    except ValueError:
-        return False
-    if request["method"] in ("GET", "HEAD"):
-        return False
-    headers = {name.lower(): value for name, value in request["headers"].items()}
-    operation = headers.get("x-amz-target", "").rpartition(".")[2] or _query_action(request)
-    return not operation.startswith(READING)
-
-
-def _query_action(request: dict[str, Any]) -> str:
-    """Return the Action of a request in AWS's query protocol (STS, IAM); "" when it has none."""
-    import base64
-
-    body = request.get("body") or ""
-    text = base64.b64decode(body).decode(errors="replace") if request.get("body_encoded") else str(body)
-    return parse_qs(text).get("Action", [""])[0]
-
-
-def has_cluster(address: str) -> bool:
-    """Tell whether the account has the cluster of lesson 01, with its node group.
-
-    Args:
-        address: the address of the account, such as `http://127.0.0.1:5005`.
-    """
-    # moto finds the service in the credential part of a signature. Importing boto3 would take longer than the request.
-    scope = {"Authorization": f"AWS4-HMAC-SHA256 Credential=seed/20260101/{REGION}/eks/aws4_request"}
-    request = urllib.request.Request(f"{address}/clusters/{CLUSTER}/node-groups/{NODE_GROUP}", headers=scope)
-    try:
-        _without_proxy().open(request, timeout=60).close()
-    except urllib.error.HTTPError as error:
-        if error.code == 404:
-            return False
-        raise
-    return True
-
-
-def make_cluster(address: str) -> None:
-    """Make the missing parts of the EKS cluster of lesson 01. The role of the cluster's nodes may do everything
-    except pull from ECR.
-
-    Args:
-        address: the address of the account, such as `http://127.0.0.1:5005`.
-    """
-    session = _session_without_settings()
-    iam, eks = (session.client(service, endpoint_url=address) for service in ("iam", "eks"))
+def _make_cluster(iam: Any, eks: Any) -> None:
     cluster_role = _make_role(iam, CLUSTER_ROLE, "eks.amazonaws.com", ["AmazonEKSClusterPolicy"])
     node_role = _make_role(iam, NODE_ROLE, "ec2.amazonaws.com", NODE_POLICIES)
     network = {"subnetIds": ["subnet-0a", "subnet-0b"], "endpointPublicAccess": True}
@@ -162,7 +140,7 @@ def make_cluster(address: str) -> None:
         )
 
 
-def _session_without_settings() -> Any:
+def _session_without_settings(access_key: str, secret_key: str) -> Any:
     """Return a boto3 session that reads no AWS setting of the reader: no variable, no profile, no file."""
     import boto3
     import botocore.session
@@ -175,7 +153,7 @@ def _session_without_settings() -> Any:
     for name in ("config_file", "credentials_file"):
         core.session_var_map[name] = (None, None, os.devnull, None)
     return boto3.Session(
-        botocore_session=core, aws_access_key_id="seed", aws_secret_access_key="seed", region_name=REGION
+        botocore_session=core, aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=REGION
     )
 
 
@@ -191,9 +169,3 @@ def _make_role(iam: Any, name: str, service: str, policies: Iterable[str]) -> st
     for policy in policies:
         iam.attach_role_policy(RoleName=name, PolicyArn=f"arn:aws:iam::aws:policy/{policy}")
     return iam.get_role(RoleName=name)["Role"]["Arn"]
-
-
-def _without_proxy() -> urllib.request.OpenerDirector:
-    # This function does not use requests: its import can lose its filter of warnings while another thread imports
-    # boto3.
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -2,16 +2,21 @@
 
 import http.client
 import json
+import secrets
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from workshop.project import PROGRAMS
+from workshop.sandbox.certificates import make_certificate
 from workshop.sandbox.errors import SandboxError
 from workshop.sandbox.processes import HOST
 from workshop.sandbox.server import NotYet, Record, Server, http_status
 
+# Names of SeaweedFS: `weed scaffold -config=security` lists them.
+TOKENS = ("SIGNING", "SIGNING_READ", "FILER_SIGNING", "FILER_SIGNING_READ")
+GRPC_PARTS = ("MASTER", "VOLUME", "FILER", "S3", "ADMIN", "WORKER", "MQ", "MSG_BROKER", "MSG_AGENT", "CLIENT")
 PROBE_BUCKET = "probe-of-the-sandbox"
 
 
@@ -46,10 +51,13 @@ class ObjectStore(Server):
             _weed(),
             "-logtostderr=true",
             "mini",
-            f"-dir={data}",
+            f"-dir={data.name}",  # not the whole path: SeaweedFS splits the option at commas
             f"-ip={HOST}",
             f"-ip.bind={HOST}",
             *(f"-{flag}={port}" for flag, port in ports.items()),
+            # A page of another origin cannot read even an error. By default, each origin may read.
+            f"-s3.allowedOrigins=http://{HOST}",
+            f"-filer.allowedOrigins=http://{HOST}",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             # Only S3 is for clients: the other parts serve as little HTTP as they can.
@@ -61,7 +69,7 @@ class ObjectStore(Server):
             # Every bucket has its own volume, which grows with its objects. By default, SeaweedFS allows one volume
             # for each GB of free space. On a small disk, it would refuse the sixth bucket.
             "-volume.max=10000",
-            f"-s3.config={self._write_identities()}",
+            f"-s3.config={self._write_identities().name}",
             "-s3.iam=false",
             # As on AWS: an upload to a missing bucket fails, and so does the deletion of a bucket with objects.
             "-s3.autoCreateBucket=false",
@@ -69,7 +77,14 @@ class ObjectStore(Server):
         ]
 
     def environment(self) -> dict[str, str]:
+        certificate, key = make_certificate(self.directory)
+        inner_files = {"CERT": str(certificate), "KEY": str(key)}
         return {
+            # SeaweedFS's parts answer on their inner ports only to each other: over HTTP to tokens, over gRPC to the
+            # certificate. Both are new at each start.
+            **{f"WEED_JWT_{name}_KEY": secrets.token_hex(32) for name in TOKENS},
+            "WEED_GRPC_CA": str(certificate),
+            **{f"WEED_GRPC_{part}_{kind}": path for part in GRPC_PARTS for kind, path in inner_files.items()},
             "WEED_S3_SSE_KEK": self._encryption_key,
             # One volume for a new bucket, not seven: seven make the first upload slow.
             "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1",

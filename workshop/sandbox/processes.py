@@ -36,13 +36,14 @@ with open(sys.argv[1], "ab") as log:
 """
 
 
-def spawn_detached(command: list[str], environment: Mapping[str, str], log: Path) -> int:
+def spawn_detached(command: list[str], environment: Mapping[str, str], log: Path, folder: Path) -> int:
     """Start a process that outlives this one.
 
     Args:
         command: program and arguments.
         environment: all environment variables of the process.
-        log: file for its output; emptied first. The process starts in the folder of this file.
+        log: file for its output; emptied first.
+        folder: the folder in which the process starts.
 
     Returns:
         The process's PID.
@@ -50,9 +51,10 @@ def spawn_detached(command: list[str], environment: Mapping[str, str], log: Path
     Raises:
         SandboxError: the program cannot be started.
     """
-    log.write_bytes(b"")
+    log.unlink(missing_ok=True)
+    log.touch(mode=0o600)
     launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(log), *command]
-    done = subprocess.run(launcher, env=environment, capture_output=True, text=True, cwd=log.parent)
+    done = subprocess.run(launcher, env=environment, capture_output=True, text=True, cwd=folder)
     if done.returncode != 0:
         raise SandboxError(f"cannot start {command[0]}: {done.stderr.strip().splitlines()[-1]}")
     return int(done.stdout)

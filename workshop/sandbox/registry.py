@@ -1,24 +1,14 @@
 """A registry of images: the program of Docker's registry image, run as a process."""
 
-import os
 import shutil
 import sys
 from collections.abc import Mapping
 
 from workshop.sandbox import docker_engine
-from workshop.sandbox.processes import HOST
 from workshop.sandbox.server import Record, Server, http_status
 
 # The program's name in Debian's package docker-registry, and its original name.
 PROGRAMS = ("docker-registry", "registry")
-CONFIGURATION = """\
-version: 0.1
-log: {{level: error, accesslog: {{disabled: true}}}}
-storage:
-  filesystem: {{rootdirectory: '{images}'}}
-  delete: {{enabled: true}}
-http: {{addr: '{address}'}}
-"""
 
 
 class Registry(Server):
@@ -41,14 +31,7 @@ class Registry(Server):
         return "Amazon ECR's images" + (f" (not here: {reason})" if reason else "")
 
     def command(self, ports: Mapping[str, int]) -> list[str]:
-        images = self.directory / "images"
-        images.mkdir(parents=True, exist_ok=True)
-        configuration = self.directory / "config.yml"
-        quoted = str(images).replace("'", "''")
-        configuration.write_text(CONFIGURATION.format(images=quoted, address=f"{HOST}:{ports['http']}"))
-        # Variables called REGISTRY_... would override the file.
-        foreign = [word for name in os.environ if name.startswith("REGISTRY_") for word in ("-u", name)]
-        return ["env", *foreign, _program(), "serve", str(configuration)]
+        return [sys.executable, "-P", "-m", "workshop.sandbox.registry_server", str(ports["http"]), _program()]
 
     def environment(self) -> dict[str, str]:
         return {"OTEL_TRACES_EXPORTER": "none"}  # version 3 would look for a collector of traces on loopback

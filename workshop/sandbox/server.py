@@ -87,7 +87,7 @@ class Server(abc.ABC):
 
     @abc.abstractmethod
     def command(self, ports: Mapping[str, int]) -> list[str]:
-        """Return the command line that serves on these ports."""
+        """Return the command line that serves on these ports. It runs in the server's folder."""
 
     @abc.abstractmethod
     def is_ready(self, record: Record) -> bool:

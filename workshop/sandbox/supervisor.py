@@ -4,9 +4,11 @@ A server is started detached, so that it outlives the notebook that needed it fi
 running server.
 """
 
+import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +23,7 @@ from filelock import FileLock, Timeout
 from workshop.clean_environment import for_servers
 from workshop.sandbox import processes
 from workshop.sandbox.errors import SandboxError, cannot_write
-from workshop.sandbox.files import full_disk, make_temporary_folder
+from workshop.sandbox.files import full_disk, make_temporary_folder, write_atomically
 from workshop.sandbox.processes import SERVER_MARK
 from workshop.sandbox.server import NotYet, Record, Server
 
@@ -32,6 +34,9 @@ TRY_AGAIN_SECONDS = 0.2
 # A start takes 2 to 3 s as a rule. After this time, a message names the server that has not started yet.
 SAY_AFTER_SECONDS = 5
 
+# This file shows that the sandbox made its folder. `reset` deletes nothing from a folder without this file.
+MARKER = "made-by-workshop-sandbox.txt"
+MARKER_TEXT = "`workshop sandbox reset` deletes this sandbox: the files that the sandbox made in this folder.\n"
 # The sandbox's folder holds these and one folder for each server; `reset` deletes them and nothing else.
 KEPT = ("identity.json", "run", "aws", "kube", "task-packages")
 
@@ -60,6 +65,7 @@ class Supervisor:
         running = self._all_up()
         if running is None:
             with self.locked():
+                self.claim()
                 running = self._all_up() or self._start_missing()
         return running
 
@@ -69,14 +75,42 @@ class Supervisor:
             return self._stop(*self.servers)
 
     def reset(self) -> None:
-        """Stop every server and delete the sandbox's files; other files in its folder stay."""
+        """Stop every server and delete the sandbox's files; other files in its folder stay.
+
+        Raises:
+            SandboxError: the sandbox did not make the folder. Nothing is deleted.
+        """
         with self.locked():
+            self.claim()
             self._stop(*self.servers, at_once=True)
-            for name in (*KEPT, *(server.name for server in self.servers)):
+            for name in (*self._own_names, MARKER):
                 kept = self.directory / name
-                shutil.rmtree(kept) if kept.is_dir() else kept.unlink(missing_ok=True)
+                # A link is deleted, and not the folder that it leads to.
+                shutil.rmtree(kept) if kept.is_dir() and not kept.is_symlink() else kept.unlink(missing_ok=True)
             if self.directory.exists() and not any(self.directory.iterdir()):
                 self.directory.rmdir()
+
+    def claim(self) -> None:
+        """Mark the folder as this sandbox's. The caller holds the lock.
+
+        Raises:
+            SandboxError: the folder holds files with the names of the sandbox's files, and the sandbox did not make
+                them. `reset` would delete these files.
+        """
+        marker = self.directory / MARKER
+        if marker.exists():
+            return
+        foreign = [name for name in self._own_names if os.path.lexists(self.directory / name)]
+        if foreign and not _is_older_sandbox(self.directory):
+            raise SandboxError(
+                f"{self.directory} is no folder of the sandbox, but holds: {', '.join(foreign)}. The sandbox would "
+                "overwrite or delete these. Choose a new folder: export WORKSHOP_SANDBOX_DIR=/some/folder"
+            )
+        write_atomically(marker, MARKER_TEXT)
+
+    @property
+    def _own_names(self) -> tuple[str, ...]:
+        return (*KEPT, *(server.name for server in self.servers))
 
     def record(self, server: Server) -> Record | None:
         """Return the record of a server whose process runs, else None.
@@ -141,6 +175,7 @@ class Supervisor:
 
     def _start_missing(self) -> dict[str, Record]:
         (self.directory / "run").mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=self.directory / "run").close()  # a folder that is read-only ends no server
         started = {server.name: self._start(server) for server in self.servers if not self._up(server)}
         with ThreadPoolExecutor() as pool:
             awaited = [pool.submit(self._await_ready, s, started[s.name]) for s in self.servers if s.name in started]
@@ -157,7 +192,7 @@ class Supervisor:
         temporary = str(make_temporary_folder())
         own = {SERVER_MARK: self._mark(server), "TMPDIR": temporary}
         environment = for_servers(os.environ) | server.environment() | own
-        pid = processes.spawn_detached(server.command(ports), environment, self._log_path(server))
+        pid = processes.spawn_detached(server.command(ports), environment, self._log_path(server), server.directory)
         record = Record(pid, processes.start_mark(pid), ports, server.keys, temporary=temporary)
         record.write(self._record_path(server))
         return record
@@ -249,6 +284,14 @@ class Supervisor:
 
     def _log_path(self, server: Server) -> Path:
         return self.directory / "run" / f"{server.name}.log"
+
+
+def _is_older_sandbox(directory: Path) -> bool:
+    """Tell whether a version of the sandbox that wrote no marker made the folder."""
+    try:
+        return str(json.loads((directory / "identity.json").read_text())["access_key"]).startswith("SANDBOX")
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _answers(server: Server, record: Record, seconds: float) -> bool:

@@ -109,7 +109,7 @@ def test_a_pipeline_with_a_missing_component_is_refused():
     spec = copy.deepcopy(compiled(every_kind.only_if)[0])
     del spec["components"]["comp-text-2"]
     errors, _ = engine.check(spec, {}, "subprocess")
-    assert errors == ["the pipeline refers to a component 'comp-text-2', but it does not contain it"]
+    assert errors == ["it lacks the component 'comp-text-2' of the task 'text-2'"]
 
 
 def test_ignored_settings_are_named():

@@ -347,10 +347,10 @@ def test_a_task_that_must_not_be_cached_runs_again(bench, tmp_path):
 
 def test_records_that_fail_end_the_run_with_the_reason(bench, tmp_path):
     class Broken(Memory):
-        def save(self, task):
-            if task.state == "RUNNING" and task.kind == "container":
+        def save(self, tasks):
+            if any(task.state == "RUNNING" and task.kind == "container" for task in tasks):
                 raise OSError("disk full")
-            super().save(task)
+            super().save(tasks)
 
     ran = bench.run(every_kind.only_if, memory=Broken())
     assert (ran.outcome.state, ran.tasks["text-2"].state) == ("FAILED", "FAILED")
@@ -362,11 +362,12 @@ def test_records_that_fail_while_tasks_run_leave_no_process(bench, tmp_path):
     class Breaking(Memory):
         full = False
 
-        def save(self, task):
-            if (tmp_path / "started").exists() and task.name == "fail-later" and not self.full:
+        def save(self, tasks):
+            names = {task.name for task in tasks}
+            if (tmp_path / "started").exists() and "fail-later" in names and not self.full:
                 self.full = True
                 raise OSError("disk full")
-            super().save(task)
+            super().save(tasks)
 
     @dsl.pipeline
     def both(folder: str):
@@ -394,23 +395,6 @@ def test_a_text_with_too_many_levels_of_json_fails_the_run(bench, levels):
     assert ran.outcome.state == "FAILED"
     assert "its input 'value' has the wrong type: a value is nested deeper than 100 levels" in ran.outcome.error
     assert len(ran.outcome.error) < 300
-
-
-@pytest.mark.slow
-def test_ten_empty_tasks_take_less_than_five_seconds(bench):
-    @dsl.pipeline
-    def sequence():
-        before = None
-        for number in range(10):
-            task = text(value=str(number))
-            if before:
-                task.after(before)
-            before = task
-
-    begun = time.monotonic()
-    ran = bench.run(sequence)
-    assert ran.outcome.state == "SUCCEEDED"
-    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.slow

@@ -42,9 +42,7 @@ def test_an_environment_is_created_once_and_shared(bench, tiny_wheel):
     assert bench.run(pipeline).outputs == {"Output": [42, 43]}
     (environment,) = environments(bench)
     made = (environment / "complete").stat().st_mtime_ns
-    begun = time.monotonic()
     assert bench.run(pipeline).outputs == {"Output": [42, 43]}
-    assert time.monotonic() - begun < 3
     assert (environment / "complete").stat().st_mtime_ns == made
 
 

@@ -11,7 +11,7 @@ from kfp_server_api import models
 from tests.support.contract import OPERATIONS, problems
 from tests.support.sampling import sample
 
-REQUESTS_PER_OPERATION = 40
+REQUESTS_PER_OPERATION = {"test": 40, "gate": 40, "all": 300}
 TRIGGER = {"periodic_schedule": {"interval_second": 99999}}
 # Hardly any random request to these operations is valid; test_contract.py checks their responses.
 RARELY_RIGHT = (
@@ -97,7 +97,7 @@ def known(api, echo, client, echo_file, unique) -> dict:
 
 @pytest.mark.parametrize("operation", sample(OPERATIONS, test=15, name=lambda operation: operation.name))
 @pytest.mark.slow
-def test_no_request_makes_the_server_fail(api, known, operation):
+def test_no_request_makes_the_server_fail(api, known, operation, pytestconfig):
     queries = st.fixed_dictionaries(
         {},
         optional={
@@ -120,7 +120,10 @@ def test_no_request_makes_the_server_fail(api, known, operation):
     )
 
     @settings(
-        max_examples=REQUESTS_PER_OPERATION, deadline=None, suppress_health_check=list(HealthCheck), database=None
+        max_examples=REQUESTS_PER_OPERATION[pytestconfig.getoption("tier")],
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
     )
     @given(st.fixed_dictionaries(places), queries, bodies, files)
     def send(place, query, body, file):

@@ -20,7 +20,9 @@ from workshop.sandbox.processes import SERVER_MARK
 SEED = 20261124
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kills", [2, pytest.param(15, marks=pytest.mark.slow), pytest.param(50, marks=pytest.mark.exhaustive)]
+)
 def test_kills_at_random_moments_lose_no_data_and_leave_no_process(sandbox, compiled, echo, kills):
     chance = random.Random(SEED)
     sandbox.up()

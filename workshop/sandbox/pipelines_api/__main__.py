@@ -8,12 +8,10 @@ from typing import cast
 
 def main() -> None:
     """Serve until the process is asked to stop."""
-    import uvicorn
-
+    from workshop.sandbox.http_server import serve
     from workshop.sandbox.pipelines_api import DIRECTORY_VARIABLE, RUNNER_VARIABLE, RUNNERS, SECRET_VARIABLE
     from workshop.sandbox.pipelines_api.app import make_app
     from workshop.sandbox.pipelines_api.engine.contract import Runner
-    from workshop.sandbox.processes import HOST
 
     directory = Path(os.environ[DIRECTORY_VARIABLE])
     secret = os.environ.pop(SECRET_VARIABLE)  # tasks inherit the environment, and must not see the secret
@@ -21,7 +19,7 @@ def main() -> None:
     if runner not in RUNNERS:
         raise SystemExit(f"{RUNNER_VARIABLE} is {runner!r}; it must be one of {RUNNERS}")
     app = make_app(directory, secret, directory.parent, cast(Runner, runner))
-    uvicorn.run(app, host=HOST, port=int(sys.argv[1]), access_log=False, timeout_graceful_shutdown=2)
+    serve(app, int(sys.argv[1]), timeout_graceful_shutdown=2)
 
 
 if __name__ == "__main__":

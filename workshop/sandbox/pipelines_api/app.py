@@ -1,9 +1,12 @@
 """Builds the server from its services."""
 
 import logging
-from collections.abc import AsyncIterator
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import FrameType
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +21,7 @@ from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
 from workshop.sandbox.pipelines_api.engine.contract import Runner
 from workshop.sandbox.pipelines_api.errors import ApiError, Code
 from workshop.sandbox.pipelines_api.guard import Guard
+from workshop.sandbox.pipelines_api.limits import Limits
 from workshop.sandbox.pipelines_api.tables import Store
 
 PREFIX = "/apis/v2beta1"
@@ -52,6 +56,7 @@ def make_app(directory: Path, secret: str, sandbox: Path, runner: Runner) -> ASG
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         dispatcher.start()
+        _before_sigterm(dispatcher.start_no_more)
         yield
         dispatcher.stop()
         store.close()
@@ -70,7 +75,24 @@ def make_app(directory: Path, secret: str, sandbox: Path, runner: Runner) -> ASG
     app.include_router(_only_logs(details), prefix=LOG_PREFIX)
     app.get("/")(lambda: FileResponse(PAGE, headers=PAGE_HEADERS))
     _answer_errors(app)
-    return Guard(app, secret)
+    return Guard(Limits(app), secret)
+
+
+def _before_sigterm(do: Callable[[], None]) -> None:
+    """Do something when the process is told to end, before the server begins to end.
+
+    The server takes some time to end, and the sandbox ends the workers at the same time.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return  # only the main thread gets signals
+    then = signal.getsignal(signal.SIGTERM)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        do()
+        if callable(then):
+            then(number, frame)
+
+    signal.signal(signal.SIGTERM, handle)
 
 
 def _only_logs(details: APIRouter) -> APIRouter:

@@ -1,9 +1,12 @@
 """Starts a worker process for each run, in order, and waits for each one to end."""
 
 import logging
+import math
 import multiprocessing
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ from sqlmodel import col, select
 
 from workshop.sandbox.files import full_disk
 from workshop.sandbox.pipelines_api import worker
-from workshop.sandbox.pipelines_api.engine import run_folder
+from workshop.sandbox.pipelines_api.engine import orphans, run_folder
 from workshop.sandbox.pipelines_api.engine.containers import remove_containers
 from workshop.sandbox.pipelines_api.engine.contract import Runner
 from workshop.sandbox.pipelines_api.engine.run_folder import RunFolder
@@ -25,6 +28,10 @@ from workshop.sandbox.pipelines_api.tables import Run, Store, delete_unused_mani
 from workshop.sandbox.processes import end, find, has_mark, start_mark
 
 AFTER_AN_ERROR_SECONDS = 1.0
+AFTER_A_SIGTERM_SECONDS = 2.0
+LOG_AGAIN_SECONDS = 60.0
+# A worker ends a cancelled run within 6 s. A worker that is blocked, for example in an endless expression, is killed.
+KILL_AFTER_SECONDS = 8.0
 LONGEST_WAIT_SECONDS = 60.0
 RUN_MARK = "WORKSHOP_RUN_ID"  # marks all processes of a run: the engine sets this variable for every task
 FORK_SERVER_ENDED = 255  # the exit code that multiprocessing reports after the fork server has ended
@@ -38,11 +45,14 @@ class Worker:
     Attributes:
         process: the process.
         orders: the pipe that tells the process to stop.
+        started: the process's start mark.
+        must_end_at: the monotonic time at which a cancelled process is killed; None for a run that is not cancelled.
     """
 
     process: BaseProcess
     orders: Connection
-    started: str  # the process's start mark
+    started: str
+    must_end_at: float | None = None
 
 
 class Dispatcher:
@@ -70,9 +80,12 @@ class Dispatcher:
         self._sandbox = sandbox
         self._fire_due = fire_due
         self._workers: dict[str, Worker] = {}
+        self._reasons: dict[str, str] = {}  # why the worker of a run ended, until the database has recorded the end
+        self._errors = Errors()
         self._lock = threading.Lock()
         self._woken, self._waker = multiprocessing.Pipe(duplex=False)
-        self._stopping = False
+        self._stopping = threading.Event()
+        self._starts_again_at = 0.0
         # Workers are forked from a process that has done the imports, which take longer than most tasks.
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload([worker.__name__])
@@ -80,17 +93,22 @@ class Dispatcher:
 
     def start(self) -> None:
         """Close the runs of an earlier server, then begin."""
+        orphans.adopt()
         self._recover()
         self._thread.start()
 
     def stop(self) -> None:
         """End all workers and the dispatcher. The runs of the workers become FAILED with the reason."""
-        self._stopping = True
-        self.wake()
+        self.start_no_more()
         self._thread.join(timeout=3)
         with self._lock:
             for running in self._workers.values():
                 running.process.terminate()
+
+    def start_no_more(self) -> None:
+        """Start no further run: the server ends. Runs that wait stay PENDING, and the next server starts them."""
+        self._stopping.set()
+        self.wake()
 
     def wake(self) -> None:
         """Check now for runs that can start."""
@@ -101,12 +119,14 @@ class Dispatcher:
         with self._lock:
             running = self._workers.get(run_id)
             if running:
+                running.must_end_at = running.must_end_at or time.monotonic() + KILL_AFTER_SECONDS
                 _tell(running, "cancel")
+        self.wake()
 
     def discard(self, run_id: str) -> None:
         """Stop a run that was deleted from the database, and delete its folder."""
         with self._lock:
-            executing = run_id in self._workers
+            executing = run_id in self._workers or run_id in self._reasons
         if executing:
             self.cancel(run_id)  # the folder is deleted after the worker has ended
         else:
@@ -123,69 +143,119 @@ class Dispatcher:
 
     def _loop(self) -> None:
         wait_for = 0.0
-        while not self._stopping:
-            with self._lock:
-                sentinels = [running.process.sentinel for running in self._workers.values()]
-            wait([*sentinels, self._woken], timeout=wait_for)
-            while self._woken.poll():
-                self._woken.recv()
-            wait_for = min(self._attempt(self._reap), self._attempt(self._fire_due))
-            wait_for = min(wait_for, self._attempt(self._start_waiting))
+        while not self._stopping.is_set():
+            failed_before = self._errors.count
+            try:
+                self._await_event(wait_for)
+            except Exception as error:
+                self._errors.note(error)
+            steps = (self._reap, self._close, self._fire_due, self._start_waiting)
+            wait_for = min(self._attempt(step) for step in steps)
+            if self._errors.count != failed_before:
+                # The events of the failed steps are still there, so the next wait would return at once.
+                self._stopping.wait(AFTER_AN_ERROR_SECONDS)
+
+    def _await_event(self, seconds: float) -> None:
+        with self._lock:
+            sentinels = [running.process.sentinel for running in self._workers.values()]
+        wait([*sentinels, self._woken], timeout=seconds)
+        while self._woken.poll():
+            self._woken.recv()
 
     def _attempt(self, step: Callable[[], float | None]) -> float:
         """Do a step and return the seconds to wait after it. An error in one step does not prevent the other steps."""
         try:
             wait_for = step()
-        except Exception:
-            log.exception("the dispatcher continues after an error")
+        except Exception as error:
+            self._errors.note(error)
             wait_for = AFTER_AN_ERROR_SECONDS
         return LONGEST_WAIT_SECONDS if wait_for is None else wait_for
 
-    def _start_waiting(self) -> None:
-        while len(self._workers) < (os.cpu_count() or 1) and not self._stopping:
+    def _start_waiting(self) -> float | None:
+        while len(self._workers) < (os.cpu_count() or 1) and not self._stopping.is_set():
+            if (left := self._starts_again_at - time.monotonic()) > 0:
+                return left
+            # A run that was cancelled and retried may still have its old worker.
+            is_free = col(Run.run_id).not_in([*self._workers, *self._reasons])
+            waiting = select(Run).where(Run.state == "PENDING", is_free).order_by(col(Run.sequence))
+            with self._store.reading() as session:  # a full disk does not prevent reading
+                if session.exec(waiting).first() is None:
+                    return None
             with self._store.writing() as session:
-                # A run that was cancelled and retried may still have its old worker.
-                waiting = select(Run).where(Run.state == "PENDING", col(Run.run_id).not_in(list(self._workers)))
-                run = session.exec(waiting.order_by(col(Run.sequence))).first()
-                if run is None:
-                    return
+                run = session.exec(waiting).first()
+                if run is None or self._stopping.is_set():
+                    return None
                 change(run, "RUNNING")
+            if self._stopping.is_set():  # the server was told to end in the meantime
+                with self._store.writing() as session:
+                    change(session.exec(select(Run).where(Run.run_id == run.run_id)).one(), "PENDING")
+                return None
             self._start(run.run_id)
+        return None
 
     def _start(self, run_id: str) -> None:
-        theirs, ours = self._processes.Pipe(duplex=False)
+        try:
+            self._start_worker(run_id)
+        except Exception as error:
+            self._reasons[run_id] = (
+                f"The process that executes this run could not be started: {error!r}. Retry the run."
+            )
+            self._close()
+            raise
+        with self._store.reading() as session:
+            state = session.exec(select(Run.state).where(Run.run_id == run_id)).first()
+        if state != "RUNNING":  # the run was terminated or deleted while its worker started
+            self.cancel(run_id)
+
+    def _start_worker(self, run_id: str) -> None:
+        theirs, ours = self._processes.Pipe()
         arguments = (self._database, self._sandbox, run_id, self.runner, theirs)
         process = self._processes.Process(target=worker.work, args=arguments, name=f"run {run_id}", daemon=True)
         try:
             with self._lock:
                 process.start()
                 self._workers[run_id] = Worker(process, ours, start_mark(process.pid or 0))
-        except Exception as error:
+        except Exception:
             ours.close()
-            self._finalize(
-                run_id, f"The process that executes this run could not be started: {error!r}. Retry the run."
-            )
             raise
         finally:
             theirs.close()
-        with self._store.reading() as session:
-            state = session.exec(select(Run.state).where(Run.run_id == run_id)).first()
-        if state != "RUNNING":  # the run was terminated or deleted while its worker started
-            self.cancel(run_id)
 
-    def _reap(self) -> None:
-        """Finalize the runs whose worker processes have ended."""
+    def _reap(self) -> float | None:
+        """Note the reason of each worker process that has ended. Kill the workers that were cancelled and do not end.
+
+        Returns:
+            The seconds until the next worker must be killed; None if no run is being cancelled.
+        """
         with self._lock:
-            ended = [(run_id, one, one.process.exitcode) for run_id, one in self._workers.items()]
-        for run_id, one, exit_code in ended:
-            if exit_code is None:
-                continue
-            self._end_leftovers(run_id, (one.process.pid, one.started))
-            self._finalize(run_id, f"{full_disk(self._sandbox)} {_describe_end(exit_code)}".strip())
-            one.orders.close()
-            one.process.close()
-            with self._lock:
-                del self._workers[run_id]
+            workers = [(run_id, one, one.process.exitcode) for run_id, one in self._workers.items()]
+        seconds = []
+        for run_id, one, exit_code in workers:
+            if exit_code is not None:
+                self._take_reason(run_id, one, exit_code)
+            elif one.must_end_at is not None:
+                seconds.append(max(one.must_end_at - time.monotonic(), 0.05))
+                if time.monotonic() > one.must_end_at:
+                    one.process.kill()
+        return min(seconds, default=None)
+
+    def _take_reason(self, run_id: str, one: Worker, exit_code: int) -> None:
+        if exit_code in (worker.TOLD_TO_END, -signal.SIGTERM):
+            # The sandbox tells all its processes to end, in any order. This server is probably one of them.
+            self._starts_again_at = time.monotonic() + AFTER_A_SIGTERM_SECONDS
+        said = _said(one.orders) or f"{full_disk(self._sandbox)} {_describe_end(exit_code)}".strip()
+        self._reasons.setdefault(run_id, said)
+        self._end_leftovers(run_id, (one.process.pid, one.started))
+        with self._lock:
+            del self._workers[run_id]
+        one.orders.close()
+        one.process.close()
+
+    def _close(self) -> None:
+        """End the runs whose workers have ended. A run that cannot be recorded now keeps its reason."""
+        for run_id, reason in list(self._reasons.items()):
+            self._finalize(run_id, reason)
+            del self._reasons[run_id]
 
     def _end_leftovers(self, run_id: str, *workers: tuple[int | None, str]) -> None:
         """End the processes and containers of a run whose worker process has ended."""
@@ -217,13 +287,38 @@ class Dispatcher:
                 run_folder.remove(folder)
 
 
+class Errors:
+    """Counts the errors of the dispatcher, and logs each kind once a minute at most: a full disk causes many."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._logged: dict[str, float] = {}
+
+    def note(self, error: Exception) -> None:
+        """Count an error, and log it if its kind was not logged during the last minute."""
+        self.count += 1
+        kind, moment = f"{type(error).__name__}: {error}"[:200], time.monotonic()
+        if moment - self._logged.get(kind, -math.inf) > LOG_AGAIN_SECONDS:
+            self._logged = {known: at for known, at in self._logged.items() if moment - at <= LOG_AGAIN_SECONDS}
+            self._logged[kind] = moment
+            log.error("the dispatcher continues after an error", exc_info=error)
+
+
+def _said(orders: Connection) -> str:
+    """Return the reason that a worker has sent before its end; "" if it has sent none."""
+    with suppress(EOFError, OSError):
+        if orders.poll():
+            return str(orders.recv())
+    return ""
+
+
 def _tell(running: Worker, order: str) -> None:
     with suppress(OSError):  # the worker has ended
         running.orders.send(order)
 
 
 def _describe_end(exit_code: int) -> str:
-    if exit_code == FORK_SERVER_ENDED:
+    if exit_code in (FORK_SERVER_ENDED, worker.TOLD_TO_END):
         return SERVER_ENDED
     how = f"was ended by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
     return f"The process that executed this run {how}. Retry the run: tasks that succeeded are not run again."
@@ -239,6 +334,13 @@ def _end_processes(run_id: str, *workers: tuple[int | None, str]) -> None:
 
     def belongs(process: psutil.Process) -> bool:
         is_worker = any(process.pid == pid and start_mark(pid) == started for pid, started in workers)
+        # The tasks of other runs are below their own workers, so an orphan of this process belongs to no other run.
+        if orphans.is_orphan(process):
+            ended.add(process.pid)
+            return True
         return is_worker or has_mark(process, RUN_MARK, run_id)
 
+    ended: set[int] = set()
     end(lambda: find(belongs))
+    for pid in ended:
+        orphans.reap(pid)

@@ -3,6 +3,8 @@
 from enum import IntEnum
 from typing import Any
 
+MAX_MESSAGE = 4_000  # letters; a message may quote what the client has sent
+
 
 class Code(IntEnum):
     """The codes of google.rpc.Code that this server uses."""
@@ -41,7 +43,8 @@ class ApiError(Exception):
 
     def __init__(self, code: Code, message: str, status: int | None = None) -> None:
         # A quotation from a request may contain a lone surrogate, but a response cannot.
-        self.message = message.encode("utf-8", "replace").decode()
+        shown = message if len(message) <= MAX_MESSAGE else f"{message[:MAX_MESSAGE]}..."
+        self.message = shown.encode("utf-8", "replace").decode()
         super().__init__(self.message)
         self.code = code
         self.status = status or HTTP_STATUS[code]

@@ -5,6 +5,7 @@ Sources: `backend/src/apiserver/list/list.go` and `backend/src/apiserver/filter/
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +33,8 @@ OPERATIONS = (
     "IN",
     "IS_SUBSTRING",
 )
+MAX_TEXT = 10_000  # letters; SQLite compares patterns of at most 50,000 bytes
+_SURROGATE = re.compile("[\ud800-\udfff]")
 VALUES = ("int_value", "long_value", "string_value", "timestamp_value", "int_values", "long_values", "string_values")
 
 
@@ -128,7 +131,7 @@ def parse_filter(filter_text: str, fields: Mapping[str, Any]) -> list[ColumnElem
 def is_valid_unicode(text: str) -> bool:
     """Return whether a text can be encoded as UTF-8. JSON texts can contain lone surrogates, which UTF-8 cannot
     encode."""
-    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
+    return text.isascii() or _SURROGATE.search(text) is None
 
 
 def _filter_document(filter_text: str) -> dict:
@@ -213,6 +216,8 @@ def _read_value(name: str, given: Any) -> Any:
 
 def _read_scalar(name: str, given: Any) -> str | int:
     if name == "string_value":
+        if isinstance(given, str) and len(given) > MAX_TEXT:
+            raise invalid(f"{name} has {len(given):,} letters; {MAX_TEXT:,} is the limit")
         if isinstance(given, str) and is_valid_unicode(given):
             return given
     elif name == "timestamp_value":
@@ -273,6 +278,7 @@ def _read_token(text: str) -> dict:
             and isinstance(token["filter"], str)
             and isinstance(token["value"], (str, int, float))
             and isinstance(token["sequence"], int)
+            and not any(isinstance(part, bool) for part in token.values())
             and all(is_valid_unicode(part) for part in token.values() if isinstance(part, str))
             and all(not isinstance(number, int) or MIN_INTEGER <= number <= MAX_INTEGER for number in token.values())
         )

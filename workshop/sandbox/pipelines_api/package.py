@@ -1,20 +1,21 @@
 """Checks compiled pipelines and their arguments."""
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from workshop.sandbox.pipelines_api import documents
+from workshop.sandbox.pipelines_api.documents import MAX_NODES
+from workshop.sandbox.pipelines_api.engine import structure
 from workshop.sandbox.pipelines_api.engine.values import MAX_DEPTH
 from workshop.sandbox.pipelines_api.errors import ApiError, invalid
 from workshop.sandbox.pipelines_api.listing import is_valid_unicode
 from workshop.sandbox.pipelines_api.messages import MAX_NUMBER
 
 MAX_BYTES = 32 << 20  # `common.MaxFileLength` of the server
-MAX_NODES = 500_000  # values in a package; a value that YAML repeats by an anchor counts each time
 SCHEMA_VERSION = "2.1.0"
 # `ValidatePipelineName` of the server.
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
@@ -70,11 +71,11 @@ def read_file(content: bytes, name: str) -> Package:
         raise invalid(f"{name} has {len(content):,} bytes; the limit is {MAX_BYTES:,}. {NOT_A_PACKAGE}")
     if content.startswith((b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b")):
         raise invalid(f"{name} is an archive, not a compiled pipeline. {NOT_A_PACKAGE} Do not compress it.")
-    documents = _documents(content, name)
-    if not 1 <= len(documents) <= 2:
-        raise invalid(f"{name} contains {len(documents)} YAML documents; a compiled pipeline has one or two.")
-    platform = documents[1] if len(documents) == 2 else {}
-    return _checked(documents[0], platform or {}, name)
+    found = _documents(content, name)
+    if not 1 <= len(found) <= 2:
+        raise invalid(f"{name} contains {len(found)} YAML documents; a compiled pipeline has one or two.")
+    platform = found[1] if len(found) == 2 else {}
+    return _checked(found[0], platform or {}, name)
 
 
 def read_document(document: Mapping[str, Any], name: str = "pipeline_spec") -> Package:
@@ -185,45 +186,11 @@ def _quoted(name: str, value: str) -> str:
 
 def _documents(content: bytes, name: str) -> list[Any]:
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise invalid(f"{name} is not text in UTF-8 ({error.reason} at byte {error.start}). {NOT_A_PACKAGE}") from None
-    try:
-        if text.lstrip().startswith("{"):
-            return [json.loads(text, parse_constant=_reject_constant)]
-        _measure_events(text, name)
-        return [one for one in yaml.load_all(text, Loader=_Loader) if one is not None]
-    except (yaml.YAMLError, ValueError) as error:
-        where = " ".join(str(error).split())
-        raise invalid(f"{name} is neither YAML nor JSON: {where}. {NOT_A_PACKAGE}") from None
-    except RecursionError:
+        return documents.read(content)
+    except documents.TooLarge:
         raise _too_large(name) from None
-
-
-def _measure_events(text: str, name: str) -> None:
-    """Refuse documents that are nested so deeply that their construction would crash the process."""
-    depth = 0
-    for count, event in enumerate(yaml.parse(text, Loader=_Loader)):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if depth > MAX_DEPTH or count > MAX_NODES:
-            raise _too_large(name)
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # the C loader is optional
-    """Reads the YAML that kfp writes: text that looks like a date stays text."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for letter, resolvers in _Loader.yaml_implicit_resolvers.items()
-}
-
-
-def _reject_constant(text: str) -> float:
-    raise ValueError(f"{text} is not a number in JSON")
+    except documents.NotADocument as error:
+        raise invalid(f"{name} is neither YAML nor JSON: {error}. {NOT_A_PACKAGE}") from None
 
 
 def _checked(spec: Any, platform: Any, name: str) -> Package:
@@ -265,10 +232,16 @@ def _measure(document: dict, name: str) -> None:
             raise _too_large(name)
         if isinstance(value, str) and not is_valid_unicode(value):
             raise invalid(f"{name} contains half of a character (a lone surrogate): {value[:40]!r}")
-        if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        if _is_too_large(value):
             raise invalid(f"{name} contains a number that is too large: {str(value)[:20]}...")
         inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
         stack.extend((one, depth + 1) for one in inside)
+
+
+def _is_too_large(value: Any) -> bool:
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    return isinstance(value, int) and abs(value) > MAX_NUMBER
 
 
 def _too_large(name: str) -> ApiError:
@@ -298,18 +271,5 @@ def _check_structure(spec: dict, name: str) -> None:
         )
     if not spec.get("root", {}).get("dag", {}).get("tasks"):
         raise invalid(f"{name} has no tasks (root.dag.tasks). {NOT_A_PACKAGE}")
-    components = spec.get("components", {})
-    executors = spec.get("deploymentSpec", {}).get("executors", {})
-    for task_name, task in _tasks(spec):
-        component = task.get("componentRef", {}).get("name", "")
-        if component not in components:
-            raise invalid(f"{name} is incomplete: it lacks the component {component!r} of the task {task_name!r}")
-    for component_name, component in components.items():
-        label = component.get("executorLabel")
-        if label is not None and label not in executors:
-            raise invalid(f"{name} is incomplete: it lacks the executor {label!r} of the component {component_name!r}")
-
-
-def _tasks(spec: dict) -> Iterator[tuple[str, dict]]:
-    for component in (spec["root"], *spec.get("components", {}).values()):
-        yield from component.get("dag", {}).get("tasks", {}).items()
+    if problem := next(structure.problems(spec), ""):
+        raise invalid(f"{name} is not a complete pipeline: {problem}")

@@ -1,23 +1,21 @@
 """The Pipeline and PipelineUpload services."""
 
-from time import monotonic
 from time import time as now
 from uuid import uuid4
 
-import requests
 from fastapi import APIRouter, Request
 from sqlmodel import Session, col, func, select
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from workshop.sandbox.pipelines_api import messages
+from workshop.sandbox.pipelines_api.downloads import DownloadError, Downloads
 from workshop.sandbox.pipelines_api.errors import exists, invalid, not_found
 from workshop.sandbox.pipelines_api.listing import list_page
-from workshop.sandbox.pipelines_api.package import MAX_BYTES, NOT_A_PACKAGE, Package, read_file
+from workshop.sandbox.pipelines_api.package import NOT_A_PACKAGE, Package, read_file
 from workshop.sandbox.pipelines_api.queries import ListQuery, checked_name, find
 from workshop.sandbox.pipelines_api.tables import Pipeline, PipelineVersion, Store, manifest, store_manifest
 
-DOWNLOAD_WITHIN_SECONDS = 20
 FIELDS = {
     "id": Pipeline.pipeline_id,
     "pipeline_id": Pipeline.pipeline_id,
@@ -58,6 +56,7 @@ def find_version(session: Session, pipeline_id: str, version_id: str) -> Pipelin
 def router(store: Store) -> APIRouter:
     """Return the routes of both services."""
     routes = APIRouter(prefix="/pipelines")
+    downloads = Downloads()
 
     @routes.get("")
     def list_pipelines(query: ListQuery) -> dict:
@@ -71,16 +70,11 @@ def router(store: Store) -> APIRouter:
             return messages.pipeline(_add(session, body))
 
     @routes.post("/create")
-    def create_pipeline_and_version(body: messages.PipelineAndVersionBody) -> dict:
+    async def create_pipeline_and_version(body: messages.PipelineAndVersionBody) -> dict:
         if body.pipeline is None or body.pipeline_version is None:
             raise invalid("both pipeline and pipeline_version are needed")
-        package, url = _download(body.pipeline_version)
-        body.pipeline.name = body.pipeline.name or body.pipeline_version.name or package.name
-        body.pipeline_version.name = body.pipeline_version.name or body.pipeline.name
-        with store.writing() as session:
-            created = _add(session, body.pipeline)
-            _add_version(session, created, body.pipeline_version, package, url)
-        return messages.pipeline(created)
+        package, url = await _download(downloads, body.pipeline_version)
+        return await run_in_threadpool(_create_both, store, body.pipeline, body.pipeline_version, package, url)
 
     @routes.post("/upload")
     async def upload_pipeline(request: Request, name: str = "", display_name: str = "", description: str = "") -> dict:
@@ -134,11 +128,9 @@ def router(store: Store) -> APIRouter:
             return messages.page("pipeline_versions", page, items)
 
     @routes.post("/{pipeline_id}/versions")
-    def create_pipeline_version(pipeline_id: str, body: messages.PipelineVersionBody) -> dict:
-        package, url = _download(body)
-        with store.writing() as session:
-            created = _add_version(session, find(session, Pipeline, pipeline_id), body, package, url)
-        return messages.pipeline_version(created, package.document)
+    async def create_pipeline_version(pipeline_id: str, body: messages.PipelineVersionBody) -> dict:
+        package, url = await _download(downloads, body)
+        return await run_in_threadpool(_create_version, store, pipeline_id, body, package, url)
 
     @routes.get("/{pipeline_id}/versions/{pipeline_version_id}")
     def get_pipeline_version(pipeline_id: str, pipeline_version_id: str) -> dict:
@@ -201,6 +193,25 @@ def _add_version(
     return created
 
 
+def _create_both(
+    store: Store, body: messages.PipelineBody, version: messages.PipelineVersionBody, package: Package, url: str
+) -> dict:
+    body.name = body.name or version.name or package.name
+    version.name = version.name or body.name
+    with store.writing() as session:
+        created = _add(session, body)
+        _add_version(session, created, version, package, url)
+    return messages.pipeline(created)
+
+
+def _create_version(
+    store: Store, pipeline_id: str, body: messages.PipelineVersionBody, package: Package, url: str
+) -> dict:
+    with store.writing() as session:
+        created = _add_version(session, find(session, Pipeline, pipeline_id), body, package, url)
+    return messages.pipeline_version(created, package.document)
+
+
 def _create_from_file(store: Store, content: bytes, filename: str, texts: tuple[str, str, str]) -> dict:
     name, display_name, description = texts
     package = read_file(content, filename)
@@ -239,27 +250,13 @@ async def _uploaded(request: Request) -> tuple[bytes, str]:
         return await file.read(), file.filename or "the file"
 
 
-def _download(body: messages.PipelineVersionBody) -> tuple[Package, str]:
+async def _download(downloads: Downloads, body: messages.PipelineVersionBody) -> tuple[Package, str]:
     """Download the package from the `package_url` of a version."""
     url = (body.package_url and body.package_url.pipeline_url) or ""
     if not url.startswith(("http://", "https://")):
         raise invalid(f"package_url.pipeline_url must be an http or https address of a compiled pipeline, not {url!r}")
     try:
-        with requests.get(url, stream=True, timeout=DOWNLOAD_WITHIN_SECONDS) as response:
-            response.raise_for_status()
-            content = _read_limited(response)
-    except (requests.RequestException, OSError, ValueError) as error:
+        content = await downloads.fetch(url)
+    except DownloadError as error:
         raise invalid(f"the pipeline cannot be downloaded from {url}: {error}") from None
-    return read_file(content, url), url
-
-
-def _read_limited(response: requests.Response) -> bytes:
-    """Read a response. Stop after the size limit of a package; raise OSError after the time limit."""
-    deadline, content = monotonic() + DOWNLOAD_WITHIN_SECONDS, b""
-    for chunk in response.iter_content(1 << 16):
-        content += chunk
-        if len(content) > MAX_BYTES:
-            break
-        if monotonic() > deadline:
-            raise OSError(f"the download takes longer than {DOWNLOAD_WITHIN_SECONDS} s")
-    return content
+    return await run_in_threadpool(read_file, content, url), url

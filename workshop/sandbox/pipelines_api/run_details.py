@@ -1,6 +1,7 @@
 """Serves details of a run that the contract of the real server does not have: task records, logs and artifacts.
 
-`GET runs/RUN/tasks`: every task with its inputs, outputs and exit code, in the order of creation.
+`GET runs/RUN/tasks?page_size=NUMBER&page_token=TOKEN`: the tasks with their inputs, outputs and exit codes, in the
+order of creation. `next_page_token` of the answer is the token of the next page.
 
 `GET runs/RUN/nodes/NODE/log?follow=true&tail=BYTES`: the log of a task, optionally until the task ends. NODE is a
 `pod_name` of `child_tasks` or a task id. The real server has this endpoint under `/apis/v1alpha1`; this server has it
@@ -10,12 +11,15 @@ there too.
 """
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
+from sqlalchemy import or_
+from sqlalchemy.orm import defer
 from sqlmodel import Session, col, select
 from starlette.concurrency import run_in_threadpool
 
@@ -24,13 +28,16 @@ from workshop.sandbox.pipelines_api import messages
 from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
 from workshop.sandbox.pipelines_api.engine.artifacts import Store as ArtifactStore
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
-from workshop.sandbox.pipelines_api.errors import not_found
+from workshop.sandbox.pipelines_api.engine.regular_files import open_to_read
+from workshop.sandbox.pipelines_api.errors import invalid, not_found
 from workshop.sandbox.pipelines_api.queries import find
 from workshop.sandbox.pipelines_api.states import UNFINISHED_TASK
 from workshop.sandbox.pipelines_api.tables import Run, Store, TaskRecord
 
 POLL_SECONDS = 0.2
 CHUNK_BYTES = 1 << 18
+TASKS_ON_A_PAGE = 200
+PAGE_TOKEN = re.compile(r"[1-9][0-9]{0,17}")
 
 
 def router(store: Store, dispatcher: Dispatcher, sandbox: Path) -> APIRouter:
@@ -44,11 +51,17 @@ def router(store: Store, dispatcher: Dispatcher, sandbox: Path) -> APIRouter:
     routes = APIRouter(prefix="/runs/{run_id}")
 
     @routes.get("/tasks")
-    def list_tasks(run_id: str) -> dict:
+    def list_tasks(run_id: str, page_size: int = TASKS_ON_A_PAGE, page_token: str = "") -> dict:
+        after = int(page_token) if PAGE_TOKEN.fullmatch(page_token) else 0
+        if page_token and not after:
+            raise invalid(f"the page_token {page_token[:40]!r} does not come from an earlier response")
+        size = min(max(page_size, 1), TASKS_ON_A_PAGE)
         with store.reading() as session:
             run = find(session, Run, run_id)
-            tasks = [messages.task_record(task) for task in tasks_of(session, [run_id])]
-            return {"tasks": tasks, "warnings": run.warnings}
+            page = select(TaskRecord).where(TaskRecord.run_id == run_id, col(TaskRecord.sequence) > after)
+            rows = session.exec(page.order_by(col(TaskRecord.sequence)).limit(size + 1)).all()
+            more = {"next_page_token": str(rows[size - 1].sequence)} if len(rows) > size else {}
+            return {"tasks": [messages.task_record(row) for row in rows[:size]], "warnings": run.warnings} | more
 
     @routes.get("/nodes/{node_id}/log")
     def read_log(request: Request, run_id: str, node_id: str, follow: bool = False, tail: int = 0) -> StreamingResponse:
@@ -75,19 +88,23 @@ def router(store: Store, dispatcher: Dispatcher, sandbox: Path) -> APIRouter:
 
 
 def tasks_of(session: Session, run_ids: list[str]) -> list[TaskRecord]:
-    """Return the tasks of some runs, in the order of creation.
+    """Return the tasks of some runs, in the order of creation. Their inputs and outputs are not loaded: they may be
+    large.
 
     Args:
         session: a session.
         run_ids: the runs.
     """
-    wanted = select(TaskRecord).where(col(TaskRecord.run_id).in_(run_ids))
+    large = [defer(getattr(TaskRecord, name), raiseload=True) for name in ("inputs", "outputs")]
+    wanted = select(TaskRecord).where(col(TaskRecord.run_id).in_(run_ids)).options(*large)
     return list(session.exec(wanted.order_by(col(TaskRecord.sequence))).all())
 
 
 def _find_node(session: Session, run_id: str, node_id: str) -> TaskRecord:
     find(session, Run, run_id)
-    for task in tasks_of(session, [run_id]):
+    # The name of a node ends with the first letters of the id of its task.
+    named = or_(col(TaskRecord.task_id) == node_id, col(TaskRecord.task_id).startswith(node_id[-8:], autoescape=True))
+    for task in session.exec(select(TaskRecord).where(TaskRecord.run_id == run_id, named)).all():
         if node_id in (task.task_id, messages.pod_name(task)):
             return task
     raise not_found("Node", node_id)
@@ -106,9 +123,10 @@ def _read_chunks(path: Path, start: int) -> Iterator[bytes]:
 
 
 def _read_chunk(path: Path, start: int) -> bytes:
-    if not path.exists():
+    file = open_to_read(path)
+    if file is None:
         return b""
-    with path.open("rb") as file:
+    with file:
         file.seek(start)
         return file.read(CHUNK_BYTES)
 

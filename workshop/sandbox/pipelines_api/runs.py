@@ -8,6 +8,7 @@ from uuid import uuid4
 from fastapi import APIRouter
 from sqlalchemy import delete
 from sqlmodel import Session, col, select
+from starlette.responses import JSONResponse
 
 from workshop.sandbox.pipelines_api import engine, experiments, messages, pipelines
 from workshop.sandbox.pipelines_api.dispatcher import Dispatcher
@@ -196,9 +197,10 @@ def router(store: Store, dispatcher: Dispatcher) -> APIRouter:
         return {}
 
     @routes.get("/{run_id}")
-    def get_run(run_id: str, experiment_id: str = "") -> dict:
+    def get_run(run_id: str, experiment_id: str = "") -> JSONResponse:
         with store.reading() as session:
-            return _to_messages(session, [find(session, Run, run_id)])[0]
+            # A loop can have thousands of tasks, so the framework must not copy the message.
+            return JSONResponse(_to_messages(session, [find(session, Run, run_id)])[0])
 
     @routes.delete("/{run_id}")
     def delete_run(run_id: str) -> dict:

@@ -2,9 +2,10 @@
 
 from time import time as now
 
+from sqlalchemy import update
 from sqlmodel import Session, col, select
 
-from workshop.sandbox.pipelines_api.engine.contract import ENDED
+from workshop.sandbox.pipelines_api.engine.contract import ENDED, Task
 from workshop.sandbox.pipelines_api.tables import Run, TaskRecord
 
 STARTED = ("RUNNING", "CANCELING")
@@ -41,10 +42,17 @@ def close_tasks(session: Session, run_id: str, state: str, message: str) -> None
         state: the new state.
         message: why the tasks ended.
     """
-    unfinished = select(TaskRecord).where(TaskRecord.run_id == run_id, col(TaskRecord.state).in_(UNFINISHED_TASK))
-    for task in session.exec(unfinished).all():
-        task.state, task.ended, task.error = state, now(), message
-        task.state_history = [*task.state_history, {"at": task.ended, "state": state, "error": message}]
+    moment = now()
+    # The rows are not loaded as a whole: the inputs of a task may be large, and a loop has many tasks.
+    unfinished = select(TaskRecord.sequence, TaskRecord.state_history)
+    unfinished = unfinished.where(TaskRecord.run_id == run_id, col(TaskRecord.state).in_(UNFINISHED_TASK))
+    entry = {"at": moment, "state": state, "error": message}
+    changes = [
+        {"sequence": number, "state": state, "ended": moment, "error": message, "state_history": [*history, entry]}
+        for number, history in session.exec(unfinished).all()
+    ]
+    if changes:
+        session.execute(update(TaskRecord), changes)
 
 
 def close(session: Session, run: Run, reason: str) -> None:
@@ -60,8 +68,13 @@ def close(session: Session, run: Run, reason: str) -> None:
     change(run, state, message)
 
 
-def note_task_state(task: TaskRecord) -> None:
-    """Add the state of a task to its history if the state has changed."""
-    history = task.state_history or []
-    if not history or history[-1]["state"] != task.state:
-        task.state_history = [*history, {"at": now(), "state": task.state, "error": task.error}]
+def history_with(history: list, task: Task) -> list:
+    """Return the history of a task with its current state, if the state has changed.
+
+    Args:
+        history: the history up to now.
+        task: the task.
+    """
+    if history and history[-1]["state"] == task.state:
+        return history
+    return [*history, {"at": now(), "state": task.state, "error": task.error}]

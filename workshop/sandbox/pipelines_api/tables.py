@@ -12,10 +12,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Column, Connection, Engine, ForeignKey, Index, String, delete, event, text, union
+from sqlalchemy import JSON, URL, Column, Connection, Engine, ForeignKey, Index, String, delete, event, text, union
 from sqlmodel import Field, Session, SQLModel, col, create_engine, select
 
 WAIT_FOR_WRITERS_MS = 30_000
+JOURNAL_BYTES = 4 << 20
 AVAILABLE, ARCHIVED = "AVAILABLE", "ARCHIVED"
 
 
@@ -223,9 +224,9 @@ def delete_unused_manifests(session: Session) -> None:
 
 
 def _connect(path: Path) -> Engine:
-    engine = create_engine(
-        f"sqlite:///{path}", pool_size=48, max_overflow=16, connect_args={"check_same_thread": False}
-    )
+    # In a URL as text, a question mark or a percent sign of the path would have a meaning.
+    url = URL.create("sqlite", database=str(path))
+    engine = create_engine(url, pool_size=48, max_overflow=16, connect_args={"check_same_thread": False})
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine
@@ -235,9 +236,17 @@ def _prepare(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # _begin starts transactions; sqlite3 must not start them
     connection.execute(f"PRAGMA busy_timeout={WAIT_FOR_WRITERS_MS}")
     connection.execute("PRAGMA journal_mode=WAL")
+    # Many changes at once make the journal long. It is cut when it is used again.
+    connection.execute(f"PRAGMA journal_size_limit={JOURNAL_BYTES}")
     # This level protects against killed processes. Only a power failure can lose the last commits.
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA foreign_keys=ON")
+    # SQLite's own function knows the letters of ASCII only, and filters compare the results with `str.lower`.
+    connection.create_function("lower", 1, _lower, deterministic=True)
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _begin(connection: Connection) -> None:

@@ -2,43 +2,68 @@
 
 import os
 import signal
+import sys
 import threading
 import traceback
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
 from workshop.sandbox import Sandbox, component_environment
 from workshop.sandbox.files import full_disk
 from workshop.sandbox.pipelines_api import engine, package
-from workshop.sandbox.pipelines_api.engine import cache, run_folder
+from workshop.sandbox.pipelines_api.engine import cache, orphans, run_folder
 from workshop.sandbox.pipelines_api.engine.contract import DEFAULT_PIPELINE_ROOT, Job, Outcome, Runner, Task
-from workshop.sandbox.pipelines_api.states import ENDED, SERVER_ENDED, change, close_tasks, note_task_state
+from workshop.sandbox.pipelines_api.states import ENDED, SERVER_ENDED, change, close_tasks, history_with
 from workshop.sandbox.pipelines_api.tables import Run, Store, TaskRecord, manifest
 from workshop.sandbox.processes import SERVER_MARK
 
+TASKS_AT_ONCE = 300  # tasks in one transaction: other writers must not wait long
 TASK_FIELDS = [field.name for field in fields(Task)]
 
 
-def work(database: Path, sandbox: Path, run_id: str, runner: Runner, orders: Connection) -> None:
-    """Execute a run, and record its tasks and its end in the database.
+# The exit code of a worker that the system or the sandbox has told to end.
+TOLD_TO_END = 3
+
+
+def work(database: Path, sandbox: Path, run_id: str, runner: Runner, orders: Connection) -> NoReturn:
+    """Execute a run, record its tasks and its end in the database, and end this process.
+
+    The process ends at once. Python itself would wait for a thread that is blocked, for example by an S3 that hangs.
 
     Args:
         database: the database file.
         sandbox: the sandbox's folder.
         run_id: a run in the state RUNNING.
         runner: how tasks are executed.
-        orders: a pipe from the server. Any message cancels the run. The run fails if the pipe closes, because then the
-            server has ended.
+        orders: a pipe from and to the server. Any message from the server cancels the run. The run fails if the pipe
+            closes, because then the server has ended. The worker sends the reason if it cannot record the end of the
+            run.
     """
     stop = _Stop(orders)
     signal.signal(signal.SIGTERM, lambda *_: stop.because_of_the_server())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    orphans.adopt()
+    try:
+        _work(database, sandbox, run_id, runner, stop)
+    except Exception as error:
+        traceback.print_exc()
+        with suppress(OSError):
+            orders.send(f"{full_disk(sandbox)} The end of the run could not be recorded: {error}".strip())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(TOLD_TO_END if stop.server_ended else 0)
+
+
+def _work(database: Path, sandbox: Path, run_id: str, runner: Runner, stop: "_Stop") -> None:
     store = Store(database)
     records = DatabaseRecords(store, run_id, stop.event)
     folder = run_folder.of_run(database.parent, run_id)
@@ -53,7 +78,6 @@ def work(database: Path, sandbox: Path, run_id: str, runner: Runner, orders: Con
     ended_early = stop.server_ended and outcome.state != "SUCCEEDED"
     folder.keep_only_logs()  # the database may need the space on a full disk
     _finish(store, run_id, Outcome("FAILED", SERVER_ENDED) if ended_early else outcome)
-    store.close()
 
 
 class DatabaseRecords:
@@ -70,28 +94,35 @@ class DatabaseRecords:
         self._run_id = run_id
         self._cancelled = cancelled
 
-    def save(self, task: Task) -> None:
-        """Store the current state of a task."""
-        values = asdict(task)
+    def save(self, tasks: Sequence[Task]) -> None:
+        """Store the states of tasks, in their order. One task may have several states."""
         try:
-            with self._store.writing() as session:
-                row = session.exec(select(TaskRecord).where(TaskRecord.task_id == task.task_id)).first()
-                if row is None:
-                    row = TaskRecord(run_id=self._run_id, **values)
-                    session.add(row)
-                else:
-                    for name, value in values.items():
-                        setattr(row, name, value)
-                note_task_state(row)
+            for start in range(0, len(tasks), TASKS_AT_ONCE):
+                self._save(tasks[start : start + TASKS_AT_ONCE])
         except IntegrityError:  # the run was deleted
             self._cancelled.set()
 
+    def _save(self, tasks: Sequence[Task]) -> None:
+        with self._store.writing() as session:
+            known = select(TaskRecord.task_id, TaskRecord.state_history)
+            known = known.where(col(TaskRecord.task_id).in_({task.task_id for task in tasks}))
+            histories: dict[str, list] = {task_id: list(history) for task_id, history in session.exec(known).all()}
+            rows: dict[str, dict[str, Any]] = {}
+            for task in tasks:
+                history = histories[task.task_id] = history_with(histories.get(task.task_id, []), task)
+                values = {name: getattr(task, name) for name in TASK_FIELDS}
+                rows[task.task_id] = values | {"run_id": self._run_id, "state_history": history}
+            statement = insert(TaskRecord)
+            changed = {name: statement.excluded[name] for name in (*TASK_FIELDS, "state_history")}
+            session.execute(statement.on_conflict_do_update(["task_id"], set_=changed), list(rows.values()))
+
     def find_cached(self, fingerprint: str) -> dict[str, Any] | None:
         """Return the outputs of the latest succeeded task with this fingerprint, or None."""
-        same = select(TaskRecord).where(TaskRecord.fingerprint == fingerprint, TaskRecord.state == "SUCCEEDED")
+        same = select(TaskRecord.outputs)
+        same = same.where(TaskRecord.fingerprint == fingerprint, TaskRecord.state == "SUCCEEDED")
         with self._store.reading() as session:
             found = session.exec(same.order_by(col(TaskRecord.ended).desc())).first()
-        return found.outputs if found else None
+        return None if found is None else dict(found)
 
 
 class _Stop:

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,13 @@ class Store:
         folder = self._directory / hashlib.sha256(uri.encode()).hexdigest()[:16]
         return folder / (uri.rstrip("/").rpartition("/")[2] or "artifact")
 
-    def upload(self, path: Path, uri: str) -> None:
-        """Upload a file, or all files of a folder.
+    def upload(self, path: Path, uri: str, files: Iterable[Path]) -> None:
+        """Upload a file, or files of a folder.
+
+        Args:
+            path: the file or folder.
+            uri: its URI.
+            files: the file itself, or the files below the folder.
 
         Raises:
             EngineError: S3 cannot be reached, refuses the request, or does not contain the bucket.
@@ -57,7 +62,8 @@ class Store:
             raise EngineError(f"cannot store an artifact as {uri}: a pipeline root begins with minio:// or s3://")
         with _readable_errors(f"cannot store {uri}", self._cancelled):
             self._ensure_bucket(bucket, uri)
-            for file, name in _files(path, key):
+            for file in sorted(files):
+                name = key if file == path else f"{key.rstrip('/')}/{file.relative_to(path).as_posix()}"
                 self._s3().upload_file(str(file), bucket, name, Callback=self._stop_if_cancelled())
 
     def fetch(self, uri: str) -> Path:
@@ -209,13 +215,6 @@ def _split(uri: str) -> tuple[str | None, str]:
     if parts.scheme not in SCHEMES or not parts.netloc:
         return None, ""
     return parts.netloc, uri.partition("://")[2].partition("/")[2]
-
-
-def _files(path: Path, key: str) -> list[tuple[Path, str]]:
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return [(file, f"{key.rstrip('/')}/{file.relative_to(path).as_posix()}") for file in files]
-    return [(path, key)]
 
 
 def _without_scheme(uri: str) -> str:

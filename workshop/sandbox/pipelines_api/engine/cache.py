@@ -7,9 +7,9 @@ the cache. A *retry* of a run takes outputs of the earlier attempt at the same r
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, Protocol
 
-from workshop.sandbox.pipelines_api.engine.contract import Records, Task
+from workshop.sandbox.pipelines_api.engine.contract import Task
 from workshop.sandbox.pipelines_api.engine.inputs import Spec, Values
 
 
@@ -43,7 +43,14 @@ def fingerprint(task: Task, task_spec: Spec, component: Spec, executor: Spec) ->
     return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()
 
 
-def find(records: Records, fingerprint: str) -> dict[str, Any] | None:
+class Finder(Protocol):
+    """Finds the outputs of earlier tasks."""
+
+    def find_cached(self, fingerprint: str) -> dict[str, Any] | None:
+        """Return the outputs of the latest successful task with this fingerprint, or None."""
+
+
+def find(records: Finder, fingerprint: str) -> dict[str, Any] | None:
     """Return the outputs of the latest successful task with this fingerprint.
 
     Args:

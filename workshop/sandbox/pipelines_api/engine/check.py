@@ -1,13 +1,16 @@
 """Checks, before a run, which parts of a pipeline cannot run here and which settings are ignored."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
-from workshop.sandbox.pipelines_api.engine import expressions, spec
+from workshop.sandbox.pipelines_api.engine import expressions, spec, structure
 from workshop.sandbox.pipelines_api.engine.artifacts import SCHEMES, is_local
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
 from workshop.sandbox.pipelines_api.engine.spec import Place, Spec
 
+MAX_EXPRESSIONS = 400_000  # letters of all different expressions of a pipeline
+MAX_NAMED = 10  # errors of a pipeline, and ignored settings of one kind in a warning
 _EXECUTOR = "kfp.dsl.executor_main"
 _DOCKER = "workshop sandbox up --runner docker"
 # kfp-kubernetes uses these image names for tasks that are requests to Kubernetes instead of containers.
@@ -58,17 +61,20 @@ def check(job_spec: Spec, platform: Spec, runner: str) -> tuple[list[str], list[
         Errors (why the pipeline cannot run) and warnings (settings that are ignored). Each error or warning is a
         sentence that names the task.
     """
-    try:
-        places = list(spec.walk(job_spec))
-    except EngineError as error:
-        return [str(error)], []
-    errors = [f"task {place.path}: {error}" for place in places for error in _errors(place, runner)]
+    if problem := next(structure.problems(job_spec), ""):
+        return [problem], []
+    places = list(spec.walk(job_spec))
+    if (letters := _letters_of_expressions(places)) > MAX_EXPRESSIONS:
+        return [f"its expressions have {letters:,} letters; {MAX_EXPRESSIONS:,} is the limit"], []
+    known: dict[tuple[Any, str], str] = {}
+    found = (f"task {place.path}: {error}" for place in places for error in _errors(place, runner, known))
+    errors = list(islice(found, MAX_NAMED))
     warnings = [f"task {place.path}: {warning}" for place in places for warning in _warnings(place, platform)]
     return list(dict.fromkeys(errors)), list(dict.fromkeys([*warnings, *_of_pipeline(job_spec, platform)]))
 
 
-def _errors(place: Place, runner: str) -> Iterator[str]:
-    yield from _expressions(place)
+def _errors(place: Place, runner: str, known: dict[tuple[Any, str], str]) -> Iterator[str]:
+    yield from _expressions(place, known)
     if place.executor is None:
         return
     if "importer" in place.executor:
@@ -80,20 +86,42 @@ def _errors(place: Place, runner: str) -> Iterator[str]:
         yield f"the sandbox cannot run executors of the kind {kind!r}, only containers and importers"
 
 
-def _expressions(place: Place) -> Iterator[str]:
-    """Compile all expressions of a task, so that an invalid one is found before the run."""
-    selectors = [
+def _letters_of_expressions(places: list[Place]) -> int:
+    """Return the length of all different expressions. The length limits the time of their compilation."""
+    conditions = {place.task.get("triggerPolicy", {}).get("condition", "") for place in places}
+    return sum(map(len, conditions.union(*map(_selectors, places))))
+
+
+def _selectors(place: Place) -> list[str]:
+    return [
         source["parameterExpressionSelector"]
         for source in place.task.get("inputs", {}).get("parameters", {}).values()
         if "parameterExpressionSelector" in source
     ]
+
+
+def _expressions(place: Place, known: dict[tuple[Any, str], str]) -> Iterator[str]:
+    """Compile all expressions of a task, so that an invalid one is found before the run.
+
+    Args:
+        place: the task.
+        known: the problems of the expressions that were compiled before.
+    """
     condition = place.task.get("triggerPolicy", {}).get("condition")
     compilations = [(expressions.compile_condition, condition)] if condition else []
-    for compile_it, expression in [*compilations, *((expressions.compile_selector, one) for one in selectors)]:
-        try:
-            compile_it(expression)
-        except EngineError as error:
-            yield str(error)
+    for one in [*compilations, *((expressions.compile_selector, selector) for selector in _selectors(place))]:
+        if one not in known:
+            known[one] = _compilation_problem(*one)
+        if known[one]:
+            yield known[one]
+
+
+def _compilation_problem(compile_it: Callable[[str], Any], expression: str) -> str:
+    try:
+        compile_it(expression)
+    except EngineError as error:
+        return str(error)
+    return ""
 
 
 def _importer(importer: Spec) -> Iterator[str]:
@@ -129,7 +157,7 @@ def _warnings(place: Place, platform: Spec) -> Iterator[str]:
             yield f"its settings for the platform {name!r} are ignored"
             continue
         for key, value in config.items():
-            yield _IGNORED.get(key, f"its {key} is ignored").format(", ".join(_names(value)))
+            yield _IGNORED.get(key, f"its {key} is ignored").format(", ".join(islice(_names(value), MAX_NAMED)))
     if place.component.get("taskConfigPassthroughs"):
         yield "the settings that it passes to its own workload are empty"
 

@@ -15,6 +15,7 @@ from workshop.sandbox.pipelines_api.engine.contract import Job
 from workshop.sandbox.pipelines_api.engine.environment import TASK_MARK
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
 from workshop.sandbox.pipelines_api.engine.process import Running
+from workshop.sandbox.pipelines_api.engine.regular_files import open_to_append
 from workshop.sandbox.pipelines_api.engine.run_folder import RunFolder
 
 RUN_LABEL = "workshop.run"  # marks all containers of a run
@@ -167,7 +168,7 @@ def _await_end(container: Any, running: Running, image: str, log: Path) -> int:
     except docker.errors.APIError as error:
         raise EngineError(f"cannot start a container from {image}: {error.explanation}") from error
     with running.stoppable(lambda: _kill(container)):
-        with log.open("ab") as output:
+        with open_to_append(log) as output:
             for piece in container.logs(stream=True, follow=True):
                 output.write(piece)
                 output.flush()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -126,8 +126,8 @@ class Result:
 class Records(Protocol):
     """Where the engine records the tasks of a run. Several threads call these methods."""
 
-    def save(self, task: Task) -> None:
-        """Store the current state of a task; called at every change."""
+    def save(self, tasks: Sequence[Task]) -> None:
+        """Store the states of tasks in their order; called after every change. One task may have several states."""
 
     def find_cached(self, fingerprint: str) -> dict[str, Any] | None:
         """Return the outputs of the latest succeeded task with this fingerprint, or None."""

@@ -68,7 +68,7 @@ class Dag(Group):
         return inputs.task_inputs(
             task,
             spec.component_of(self.run.job.spec, task),
-            self.task.inputs,
+            self.inputs,
             self._outputs_of,
             self._status_of,
             lambda value, parameters: placeholders.fill(value, substitutions, parameters),
@@ -87,6 +87,25 @@ class Dag(Group):
             "pipelineTaskName": key,
             "error": {"code": failure.code, "message": str(failure)} if failure else {},
         }
+
+
+class Iteration(Dag):
+    """One iteration of a loop. Its record holds its own item only: the other inputs are in the record of the loop.
+
+    Args:
+        loop: the loop.
+        index: the number of the iteration.
+        component: the component of the loop.
+    """
+
+    def __init__(self, loop: Loop, index: int, component: Spec) -> None:
+        name = f"iteration-{index}"
+        super().__init__(loop.run, loop, f"{loop.task.path}/{name}", name, component)
+        self._loop = loop
+
+    @property
+    def inputs(self) -> Values:
+        return inputs.merged(self._loop.inputs, self.task.inputs)
 
 
 class Loop(Group):
@@ -117,11 +136,10 @@ class Loop(Group):
         return len(self.children) == len(self._items) and super()._complete()
 
     def _start(self, index: int) -> None:
-        name = f"iteration-{index}"
-        node = self.children[name] = Dag(self.run, self, f"{self.task.path}/{name}", name, self.component)
+        node = Iteration(self, index, self.component)
+        self.children[node.task.name] = node
         try:
-            item = self._items[index]
-            node.task.inputs = inputs.iteration_inputs(self._spec, self.component, self.task.inputs, item)
+            node.task.inputs = inputs.iteration_inputs(self.component, self._items[index])
             node.start()
         except EngineError as error:
             node.fail(str(error))

@@ -15,6 +15,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from workshop.sandbox.pipelines_api.engine.artifacts import Store, is_local
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
 from workshop.sandbox.pipelines_api.engine.inputs import Spec, Values, empty_values
+from workshop.sandbox.pipelines_api.engine.regular_files import MAX_OUTPUT_BYTES, check, files_of
 from workshop.sandbox.pipelines_api.engine.values import as_type, normalize_numbers
 
 # Artifacts of these types carry their values in the metadata. Most artifacts of these types have no file.
@@ -57,7 +58,9 @@ def as_dictionary(message: pipeline_spec_pb2.ExecutorInput, inputs: Values) -> d
     return message_as_dict
 
 
-def take_outputs(store: Store, component: Spec, message: pipeline_spec_pb2.ExecutorInput, root: str) -> Values:
+def take_outputs(
+    store: Store, component: Spec, message: pipeline_spec_pb2.ExecutorInput, root: str, run_folder: Path
+) -> Values:
     """Read the outputs that a task has written, and upload its artifacts to S3.
 
     Args:
@@ -65,11 +68,13 @@ def take_outputs(store: Store, component: Spec, message: pipeline_spec_pb2.Execu
         component: the task's component.
         message: the task's `ExecutorInput`.
         root: URI under which its artifacts are stored.
+        run_folder: the folder of the run. Links in this folder that lead to another place are refused.
 
     Raises:
         EngineError: an output cannot be read or stored.
         Cancelled: the run was cancelled.
     """
+    _check_files(message, run_folder)
     written = _written(component, message)
     outputs, declared = empty_values(), component.get("outputDefinitions", {})
     for name, definition in declared.get("parameters", {}).items():
@@ -79,8 +84,21 @@ def take_outputs(store: Store, component: Spec, message: pipeline_spec_pb2.Execu
     for name in declared.get("artifacts", {}):
         given = message.outputs.artifacts[name].artifacts[0]
         own = written.get(name) or executor_output_utils.runtime_artifact_to_dsl_artifact(given)
-        outputs["artifacts"][name] = [_stored(store, name, own, given, f"{folder}/{name}")]
+        outputs["artifacts"][name] = [_stored(store, name, own, given, f"{folder}/{name}", run_folder)]
     return outputs
+
+
+def _check_files(message: pipeline_spec_pb2.ExecutorInput, run_folder: Path) -> None:
+    """Check the files from which `kfp.local` reads the outputs."""
+    for name, parameter in message.outputs.parameters.items():
+        try:
+            check(Path(parameter.output_file), run_folder, MAX_OUTPUT_BYTES)
+        except EngineError as error:
+            raise EngineError(f"its output {name!r} cannot be read: {error}") from None
+    try:
+        check(Path(message.outputs.output_file), run_folder, MAX_OUTPUT_BYTES)
+    except EngineError as error:
+        raise EngineError(f"its outputs cannot be read: {error}") from None
 
 
 def _outputs_only(component: Spec) -> pipeline_spec_pb2.ComponentSpec:
@@ -146,7 +164,7 @@ def _runtime_artifact(name: str, artifact: Artifact, path: Path) -> pipeline_spe
 
 
 def _stored(
-    store: Store, name: str, own: dsl.Artifact, given: pipeline_spec_pb2.RuntimeArtifact, uri: str
+    store: Store, name: str, own: dsl.Artifact, given: pipeline_spec_pb2.RuntimeArtifact, uri: str, run_folder: Path
 ) -> dict[str, Any]:
     record = {"name": own.name or name, "type": given.type.schema_title, "metadata": normalize_numbers(own.metadata)}
     if own.uri and not is_local(own.uri):
@@ -154,7 +172,11 @@ def _stored(
     path = Path((own.custom_path or own.uri or given.uri).removeprefix("file://"))
     store.remember(uri, path)
     if path.exists():
-        store.upload(path, uri)
+        try:
+            files = list(files_of(path, run_folder))
+        except EngineError as error:
+            raise EngineError(f"its output artifact {name!r} cannot be stored: {error}") from None
+        store.upload(path, uri, files)
     return record | {"uri": uri}
 
 

@@ -16,6 +16,7 @@ from cel_expr_python import cel
 from workshop.sandbox.pipelines_api.engine.errors import EngineError
 from workshop.sandbox.pipelines_api.engine.values import as_text
 
+MAX_LENGTH = 20_000  # letters of one expression
 _HINT = "Compare values of the same type. A text in a condition must not contain quotation marks or line breaks."
 
 
@@ -59,10 +60,7 @@ def compile_condition(expression: str) -> Any:
     Raises:
         EngineError: the expression is not valid.
     """
-    try:
-        return _environment().compile(expression)
-    except (RuntimeError, TypeError) as error:
-        raise EngineError(f"cannot read the condition {expression!r}: {_reason(error)}. {_HINT}") from None
+    return _compile(expression, "condition", f". {_HINT}")
 
 
 def select(selector: str, value: Any) -> Any:
@@ -98,10 +96,18 @@ def compile_selector(selector: str) -> Any:
     Raises:
         EngineError: the selector is not valid.
     """
+    return _compile(selector, "expression")
+
+
+def _compile(text: str, kind: str, advice: str = "") -> Any:
+    if len(text) > MAX_LENGTH:
+        raise EngineError(
+            f"cannot read the {kind} {text[:40]!r}...: it has {len(text):,} letters; {MAX_LENGTH:,} is the limit"
+        )
     try:
-        return _environment().compile(selector)
-    except (RuntimeError, TypeError) as error:
-        raise EngineError(f"cannot read the expression {selector!r}: {_reason(error)}") from None
+        return _environment().compile(text)
+    except Exception as error:  # the library raises many kinds, among them its own
+        raise EngineError(f"cannot read the {kind} {text!r}: {_reason(error)}{advice}") from None
 
 
 @cache

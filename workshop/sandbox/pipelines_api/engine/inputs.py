@@ -127,22 +127,33 @@ def loop_items(task: Spec, inputs: Values) -> list[tuple[str, str, Any]] | None:
     return None
 
 
-def iteration_inputs(task: Spec, component: Spec, inputs: Values, item: tuple[str, str, Any]) -> Values:
-    """Return the inputs of one iteration of a loop.
+def iteration_inputs(component: Spec, item: tuple[str, str, Any]) -> Values:
+    """Return the inputs that only one iteration of a loop has: its item.
 
     Args:
-        task: the task specification of the loop.
         component: the component of the loop.
-        inputs: the inputs of the loop.
         item: one entry of `loop_items`.
 
     Raises:
         EngineError: the item does not have the type that the loop declares.
     """
     kind, name, value = item
-    own = {"parameters": dict(inputs["parameters"]), "artifacts": dict(inputs["artifacts"])}
+    own = empty_values()
+    if kind == "parameters":
+        definition = component.get("inputDefinitions", {}).get("parameters", {}).get(name, {})
+        value = _typed(name, value, definition)
     own[kind][name] = value
-    return complete(own, component, {}, set())
+    return own
+
+
+def merged(inputs: Values, own: Values) -> Values:
+    """Return inputs together with further inputs.
+
+    Args:
+        inputs: the inputs of a loop.
+        own: the inputs of an iteration. They replace inputs with the same name.
+    """
+    return {kind: inputs[kind] | own[kind] for kind in empty_values()}
 
 
 def dag_outputs(component: Spec, outputs_of: Outputs) -> Values:

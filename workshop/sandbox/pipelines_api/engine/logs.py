@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from workshop.sandbox.pipelines_api.engine.regular_files import open_to_append, open_to_read
+
 _TAIL_BYTES = 200_000
 _TRACEBACK = "Traceback (most recent call last):"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -44,20 +46,25 @@ def pip_errors(log: Path, start: int) -> str:
 
 def tail(log: Path, start: int) -> list[str]:
     """Return the lines of a log after a position in bytes, without colour codes. Of a long log, return its end."""
-    try:
-        with log.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(start, size - _TAIL_BYTES))
-            text = file.read().decode(errors="replace")
-    except OSError:
+    file = open_to_read(log)
+    if file is None:
         return []
+    with file:
+        size = file.seek(0, 2)
+        file.seek(max(start, size - _TAIL_BYTES))
+        text = file.read(_TAIL_BYTES).decode(errors="replace")
     return _COLOUR.sub("", text).splitlines()
+
+
+def size(log: Path) -> int:
+    """Return the size of a log in bytes; 0 if the log does not exist."""
+    return log.stat().st_size if log.exists() else 0
 
 
 def note(log: Path, line: str) -> None:
     """Add a line to a log."""
-    with log.open("a") as file:
-        file.write(line.rstrip() + "\n")
+    with open_to_append(log) as file:
+        file.write(line.rstrip().encode(errors="replace") + b"\n")
 
 
 def _own(lines: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from workshop.sandbox.pipelines_api.engine.contract import ENDED, SUCCESSFUL, Job, Kind, Result, State, Task
@@ -118,6 +118,11 @@ class Node:
         return self.task.state in ENDED
 
     @property
+    def inputs(self) -> Values:
+        """The node's inputs, which its children can use."""
+        return self.task.inputs
+
+    @property
     def outputs(self) -> Values:
         """The node's outputs; empty until it has succeeded."""
         return self.task.outputs
@@ -146,11 +151,8 @@ class Node:
         """Record how the node ended, and let its parent continue."""
         if self.ended:
             return
-        ended = replace(self.task, state=state, error=error, ended=time.time())
-        self.run.save(ended)
-        # The assignment follows the save: a node that could not be saved has not ended, and the run ends the node
-        # later.
-        self.task = ended
+        self.task.state, self.task.error, self.task.ended = state, error, time.time()
+        self.run.save(self.task)
         if self.parent:
             self.run.post(self.parent.advance)
 
@@ -183,6 +185,8 @@ class Group(Node):
             return
         while due := self.due():
             for start in due:
+                if self.run.cancelled.is_set():
+                    break
                 start()
         if all(child.ended for child in self.children.values()):
             self._finish()

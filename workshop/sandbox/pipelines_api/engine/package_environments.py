@@ -81,7 +81,7 @@ class PackageEnvironments:
 
     def _create(self, target: Path, script: str, environment: Mapping[str, str], scratch: Path, log: Path) -> None:
         remove(target)
-        start = log.stat().st_size if log.exists() else 0
+        start = logs.size(log)
         venv = [sys.executable, "-m", "uv", "venv", "--quiet", "--no-project", "--no-config"]
         exit_code = self._running.process(
             [*venv, "--python", str(self._job.python / "bin" / "python"), str(target)], environment, scratch, log

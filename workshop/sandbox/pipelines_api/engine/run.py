@@ -25,6 +25,7 @@ from workshop.sandbox.pipelines_api.engine.task import RunContext, attempt
 
 # How often the event loop checks for a cancellation while no event arrives.
 POLL_SECONDS = 0.1
+EVENTS_AT_ONCE = 500
 # How long tasks may take to end after a cancellation. After this time, the run ends without waiting for the tasks.
 GIVE_UP_AFTER_SECONDS = 6
 
@@ -67,6 +68,9 @@ class Run:
         # Tasks that wait for their next attempt: due time, a number that keeps the order, the node.
         self._waiting: list[tuple[float, int, Executable]] = []
         self._numbers = itertools.count()
+        self._loop = threading.get_ident()
+        self._unsaved: list[Task] = []
+        self._unsubmitted: list[Executable] = []
         self._gives_up_at: float | None = None
         self._root = Dag(self, None, "", pipeline_name(job), job.spec.get("root", {}))
 
@@ -74,6 +78,7 @@ class Run:
         """Execute the run until it ends; see the function `execute`."""
         try:
             self._start()
+            self._write()
             while not self._root.ended:
                 self._step()
                 if self._gives_up_at and time.monotonic() > self._gives_up_at:
@@ -87,8 +92,11 @@ class Run:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def save(self, task: Task) -> None:
-        """Record the current state of a task."""
-        self._records.save(replace(task))
+        """Record the current state of a task. In the event loop, the records are written after the current step."""
+        if threading.get_ident() == self._loop:
+            self._unsaved.append(replace(task))
+        else:
+            self._records.save([replace(task)])
 
     def find_cached(self, fingerprint: str) -> dict[str, Any] | None:
         """Return the outputs of an earlier task with this fingerprint, or None."""
@@ -100,8 +108,7 @@ class Run:
 
     def submit(self, node: Executable) -> None:
         """Queue an attempt at a task. At most `tasks_at_once` attempts run at the same time."""
-        self._attempts = [future for future in self._attempts if not future.done()]
-        self._attempts.append(self._pool.submit(self._attempt, node))
+        self._unsubmitted.append(node)
 
     def later(self, seconds: float, node: Executable) -> None:
         """Queue an attempt at a task after some seconds."""
@@ -116,15 +123,32 @@ class Run:
             self._root.fail(f"the pipeline cannot begin: {error}")
 
     def _step(self) -> None:
-        callback = None
-        with contextlib.suppress(queue.Empty):
-            callback = self._events.get(timeout=self._timeout())
-        if callback:
+        for callback in self._next_events():
             callback()
         if self.cancelled.is_set():
             self._cancel()
         while self._waiting and self._waiting[0][0] <= time.monotonic():
             self.submit(heapq.heappop(self._waiting)[2])
+        self._write()
+
+    def _next_events(self) -> list[Callable[[], None]]:
+        """Wait for events, and return them without repetitions: many children ask their parent to continue."""
+        found: list[Callable[[], None]] = []
+        with contextlib.suppress(queue.Empty):
+            found.append(self._events.get(timeout=self._timeout()))
+            while len(found) < EVENTS_AT_ONCE:
+                found.append(self._events.get_nowait())
+        return list(dict.fromkeys(found))
+
+    def _write(self) -> None:
+        """Record the changes of a step, then queue its attempts: an attempt records its own changes."""
+        if self._unsaved:
+            self._records.save(self._unsaved)
+            self._unsaved = []
+        unsubmitted, self._unsubmitted = self._unsubmitted, []
+        if unsubmitted:
+            self._attempts = [future for future in self._attempts if not future.done()]
+            self._attempts += [self._pool.submit(self._attempt, node) for node in unsubmitted]
 
     def _timeout(self) -> float:
         due = self._waiting[0][0] - time.monotonic() if self._waiting else POLL_SECONDS
@@ -151,8 +175,9 @@ class Run:
             self.post(self._root.advance)
 
     def _give_up(self, state: State, error: str) -> Outcome:
-        """End all nodes that have not ended. A node that cannot be saved does not prevent the end of the others."""
+        """End all nodes that have not ended, also if their end cannot be recorded."""
         for node in bottom_up(self._root):
-            with contextlib.suppress(Exception):
-                node.end(state, error)
+            node.end(state, error)
+        with contextlib.suppress(Exception):
+            self._write()
         return Outcome(state, error)

@@ -85,6 +85,8 @@ def command_of(executor: Spec) -> list[str]:
 def walk(spec: Spec) -> Iterator[Place]:
     """Yield every task of a pipeline. The tasks of a nested DAG come after the task that contains them.
 
+    `structure.problems` must have found no problem: components that contain themselves have no end.
+
     Raises:
         EngineError: a task refers to a component or an executor that does not exist.
     """

@@ -100,12 +100,14 @@ def _guarded(one: _Attempt) -> Result:
 def _execute(one: _Attempt) -> Result:
     context, task = one.context, one.task
     message = executor_io.executor_input(context.store, one.component, task.inputs, one.folder.outputs)
-    start = one.log.stat().st_size if one.log.exists() else 0
+    start = logs.size(one.log)
     run = _in_container if context.job.runner == "docker" else _as_process
     exit_code = run(one, executor_io.as_dictionary(message, task.inputs))
     if exit_code != 0:
         return Result("FAILED", exit_code=exit_code, error=logs.reason(one.log, start, exit_code))
-    outputs = executor_io.take_outputs(context.store, one.component, message, _artifact_root(context.job, task))
+    outputs = executor_io.take_outputs(
+        context.store, one.component, message, _artifact_root(context.job, task), context.job.directory
+    )
     return Result("SUCCEEDED", outputs, exit_code)
 
 
