@@ -14,13 +14,14 @@ def unzip_func(
     pattern: str = "*.csv",
     max_gb: float = 100.0,
     max_ratio: float = 200.0,
+    name_encoding: str = "",
 ) -> str:
     """Unpack the CSV files of a zip in S3 below a prefix of the same bucket; return that prefix."""
     from pipelines.s3_streams import S3Zip, Uploads
 
     prefix = "/".join(filter(None, output_prefix.split("/")))
     archive = S3Zip(bucket_name, zip_key)  # reads the zip's directory: a few kilobytes at its end
-    members = archive.members(pattern, max_gb, max_ratio)  # refuses a bad zip before anything is written
+    members = archive.members(pattern, max_gb, max_ratio, name_encoding)  # refuses a bad zip before any upload
     with Uploads(bucket_name, prefix) as uploads:
         uploads.prepare(members, zip_key)
         for member in members:
@@ -36,25 +37,15 @@ def csv_s3_reader(
     table: Output[Dataset],
     separator: str = "",
     encoding: str = "",
+    quotes: str = "",
+    header: str = "",
+    skip_lines: int = 0,
 ) -> int:
     """Read one CSV file below a prefix in S3; pass it on as a dataset and return its number of rows."""
-    import pandas as pd
+    from pipelines.s3_streams import CsvFile
 
-    from pipelines.s3_streams import CsvFile, NotPlainCsv
-
-    def rewrite() -> int:
-        rows = 0
-        with file.open() as source, open(table.path, "w", newline="", encoding="utf-8") as output:
-            for chunk in pd.read_csv(source, dtype=str, keep_default_na=False, **file.read_options):
-                chunk.to_csv(output, header=rows == 0, **file.write_options)
-                rows += len(chunk)
-        return rows
-
-    file = CsvFile(bucket_name, csv_path, csv_name, separator, encoding)  # no such file: the error suggests names
-    try:
-        rows = file.copy_to(table.path)  # most files are UTF-8 with commas: copied byte for byte
-    except NotPlainCsv as reason:
-        print(f"pandas reads {file.address}: the file {reason}")
-        rows = file.read_with_retries(rewrite)
+    # No such file: the error suggests names. What is not given is guessed, and every guess is printed.
+    file = CsvFile(bucket_name, csv_path, csv_name, separator, encoding, quotes, header, skip_lines)
+    rows = file.copy_to(table.path)  # most files are UTF-8 with commas: copied byte for byte
     table.metadata["rows"] = rows
     return rows

@@ -1,4 +1,4 @@
-"""The first pipeline: unpack a zip of CSV files in S3, then read one of them with pandas."""
+"""The first pipeline: unpack a zip of CSV files in S3, then read one of them."""
 
 import os
 

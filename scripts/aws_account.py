@@ -17,17 +17,13 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionError,
-    CredentialRetrievalError,
     HTTPClientError,
-    NoCredentialsError,
     NoRegionError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    SSOError,
     WaiterError,
 )
 from steps import FAILED, MISSING, ScriptError, Step, note
 
+from workshop.aws_logins import login_advice
 from workshop.settings import Settings
 
 TAG, OURS = "project", "first-kubeflow-pipeline"
@@ -36,15 +32,6 @@ EKSCTL_TAG = "alpha.eksctl.io/cluster-name"
 COMMANDS = {"s3": "s3api"}
 # A shell takes a command line of at least 128 KiB; S3 deletes at most 1,000 objects at a time.
 LONGEST_BATCH, LARGEST_BATCH = 90_000, 1000
-CREDENTIAL_ERRORS = (
-    "ExpiredToken",
-    "RequestExpired",
-    "InvalidClientTokenId",
-    "UnrecognizedClient",
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "AuthFailure",
-)
 
 
 @dataclass(frozen=True)
@@ -556,13 +543,8 @@ def is_gone(error: ClientError) -> bool:
 def explain(error: BotoCoreError | ClientError) -> ScriptError:
     """Return the message and the exit status for an error of AWS."""
     code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
-    no_credentials = (CredentialRetrievalError, NoCredentialsError, PartialCredentialsError, ProfileNotFound, SSOError)
-    if isinstance(error, no_credentials) or code.startswith(CREDENTIAL_ERRORS):
-        return ScriptError(
-            f"AWS does not accept your credentials: {error}. Log in with `aws sso login` (first `aws configure sso`), "
-            "or export AWS_PROFILE",
-            MISSING,
-        )
+    if advice := login_advice(error):
+        return ScriptError(f"AWS does not accept your credentials: {error}. {advice}", MISSING)
     if isinstance(error, NoRegionError):
         return ScriptError("AWS needs a region: export AWS_DEFAULT_REGION, such as us-east-1", MISSING)
     if code.startswith(("AccessDenied", "UnauthorizedOperation")):

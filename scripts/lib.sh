@@ -240,15 +240,28 @@ ws_ask_aws() { ws_find_in_aws "$@" || ws_fail_with_aws_error; }
 
 ws_print_aws_error_code() { sed -nE 's/^.*An error occurred \(([^)]*)\).*$/\1/p' "$WORK/error" | head -1; }
 
+# ws_print_login_advice ERROR: prints how to log in. Returns 1 when ERROR does not come from the login. The table
+# workshop/aws_logins.tsv explains its columns.
+ws_print_login_advice() {
+  local text advice
+  while IFS=$'\t' read -r text advice; do
+    case "$text" in "" | \#*) continue ;; esac
+    case "$1" in *"$text"*) ;; *) continue ;; esac
+    if [ "$advice" = - ]; then advice="Log in with \`aws sso login\` (first \`aws configure sso\`), or export AWS_PROFILE"; fi
+    ws_print "$advice"
+    return
+  done <"$PROJECT/workshop/aws_logins.tsv"
+  return 1
+}
+
 # Ends the script with the last error of the AWS CLI. The exit status is 3 for credentials or a missing region, else 1.
 ws_fail_with_aws_error() {
-  local message
+  local message advice
   message=$(sed -e '/^[[:space:]]*$/d' "$WORK/error" | tail -1)
+  if advice=$(ws_print_login_advice "$(<"$WORK/error")"); then
+    ws_report_missing "AWS does not accept your credentials: $message. $advice"
+  fi
   case "$(ws_print_aws_error_code) $message" in
-    ExpiredToken* | RequestExpired* | InvalidClientTokenId* | UnrecognizedClient* | InvalidAccessKeyId* | \
-      SignatureDoesNotMatch* | AuthFailure* | *"Unable to locate credentials"* | *"could not be found"* | \
-      *"SSO session"* | *"Error loading SSO Token"*)
-      ws_report_missing "AWS does not accept your credentials: $message. Log in with \`aws sso login\` (first \`aws configure sso\`), or export AWS_PROFILE" ;;
     *"specify a region"*) ws_report_missing "AWS needs a region: export AWS_DEFAULT_REGION, such as us-east-1" ;;
     AccessDenied* | UnauthorizedOperation* | *"is not authorized to perform"*)
       ws_fail "AWS does not allow you this: $message. Ask your administrator for the action that the message names." ;;

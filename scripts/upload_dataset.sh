@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() {
   cat <<'EOF'
-usage: scripts/upload_dataset.sh [--olist] [--dry-run] [FILE]
+usage: scripts/upload_dataset.sh [--olist] [--dry-run] [--] [FILE]
 
 Creates the bucket WORKSHOP_BUCKET: closed to the public, encrypted, with a rule that deletes unfinished uploads. Then
 uploads FILE, a zip with CSV files. The default is the flights data of the lessons. The script checks the zip first. It
@@ -29,10 +29,16 @@ while [ $# -gt 0 ]; do
     -h | --help) usage; exit 0 ;;
     --dry-run) DRY_RUN=true; shift ;;
     --olist) olist=true; shift ;;
-    -*) ws_reject_usage "unknown option: $1" ;;
+    --)
+      if [ $# -gt 2 ]; then ws_reject_usage "only one file at a time: $2 or $3"; fi
+      if [ $# = 2 ]; then file=$2; fi
+      break ;;
+    -*) ws_reject_usage "unknown option: $1. If it is the name of a file, write ./$1" ;;
     *) [ -z "$file" ] || ws_reject_usage "only one file at a time: $file or $1"; file=$1; shift ;;
   esac
 done
+# A program would take a file name with a dash at its beginning for an option.
+case "$file" in -*) file=./$file ;; esac
 if $olist && [ -n "$file" ]; then ws_reject_usage "--olist and a file exclude each other. Omit one of them."; fi
 ws_read_settings
 ws_require_setting WORKSHOP_BUCKET "the bucket for data and artifacts"
@@ -245,19 +251,22 @@ with open(path, "rb") as file:
     sys.stdout.buffer.write(file.read(size))
 '
 
+find_unfinished='
+import json, sys
+uploads = json.loads(sys.stdin.read() or "{}").get("Uploads") or []
+print(next((upload["UploadId"] for upload in uploads if upload["Key"] == sys.argv[1]), ""))
+'
+
 is_uploaded() {
   ws_find_in_aws s3api head-object --bucket "$bucket" "--key=$key" --query ETag --output text && [ "$ANSWER" = "\"$etag\"" ]
 }
 
 # Sets UPLOAD to the unfinished upload of this key, or to a new upload. Sets ANSWER to the parts that S3 has.
 find_upload() {
-  # A JMESPath query escapes a quote as \'. The replacement is a variable, because bash 3.2 keeps the backslashes of a
-  # literal replacement.
-  local quote="\\'" quoted
-  quoted=${key//\'/$quote}
-  ws_ask_aws s3api list-multipart-uploads --bucket "$bucket" "--prefix=$key" --query "Uploads[?Key=='$quoted'].UploadId | [0]" --output text
-  UPLOAD=$ANSWER
-  if [ "$UPLOAD" = None ] || [ -z "$UPLOAD" ]; then
+  # A query of the AWS CLI would need the key within quotes, and a key may hold quotes and backslashes.
+  ws_ask_aws s3api list-multipart-uploads --bucket "$bucket" "--prefix=$key" --output json
+  UPLOAD=$(python3 -c "$find_unfinished" "$key" <<<"$ANSWER")
+  if [ -z "$UPLOAD" ]; then
     ws_ask_aws s3api create-multipart-upload --bucket "$bucket" "--key=$key" --query UploadId --output text
     UPLOAD=$ANSWER ANSWER=""
     return

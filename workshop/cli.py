@@ -28,7 +28,7 @@ def main() -> None:
         sys.exit(130)
     except WorkshopError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.exit_status)
 
 
 @app.command()
@@ -47,6 +47,7 @@ def run(
     if not supervised.is_child():
         raise typer.Exit(supervised.run_again(folder))
     from workshop import toc
+    from workshop.aws_logins import LOGIN_STATUS
 
     selected = toc.select(names or [])
     values = dict(_name_and_value(text) for text in parameter or [])
@@ -60,8 +61,8 @@ def run(
     print(f"The executed notebooks are in {folder}.")
     if starting:
         print("The sandbox is still up; `make lab` uses it. To stop it: .venv/bin/workshop sandbox down")
-    if any(result.error for result in results):
-        raise typer.Exit(1)
+    if failed := [result for result in results if result.error]:
+        raise typer.Exit(LOGIN_STATUS if all(result.needs_login for result in failed) else 1)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -14,6 +14,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from workshop.aws_logins import LOGIN_STATUS, USUAL_ADVICE, login_advice
 from workshop.clean_environment import clean_cells
 from workshop.errors import WorkshopError
 from workshop.project import PROGRAMS, ROOT
@@ -26,6 +27,12 @@ FORWARDED_PIPELINES = "http://localhost:8080"  # where scripts/open_dashboard.sh
 
 class TargetError(WorkshopError):
     """The target lacks a setting or credentials, or one of its services does not answer."""
+
+
+class LoginError(TargetError):
+    """AWS does not accept the login, or there is none. The message says how to log in."""
+
+    exit_status = LOGIN_STATUS
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,7 @@ def connect() -> Target:
 
     Raises:
         workshop.settings.SettingsError: a setting has a value that its rule refuses.
+        LoginError: AWS does not accept the login, or there is none.
         TargetError: the target lacks something, or a service refuses or does not answer.
         workshop.sandbox.SandboxError: the sandbox does not start.
     """
@@ -200,14 +208,14 @@ def _check_credentials(name: str) -> None:
     try:
         found = boto3.Session().get_credentials()
     except BotoCoreError as error:
-        raise TargetError(f"AWS credentials cannot be read: {error}") from None
+        raise _no_login(error) from None
     if found is None:
         advice = {
             "kind": "export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the S3 that the cluster uses",
             "eks": "run `aws configure sso` (or `aws configure`) and export AWS_PROFILE",
             "in-cluster": "give the notebook's service account a role; lesson 03 shows how",
         }
-        raise TargetError(f"the target {name!r} has no AWS credentials: {advice[name]}.")
+        raise LoginError(f"the target {name!r} has no AWS credentials: {advice[name]}.")
 
 
 def _account() -> str:
@@ -221,13 +229,16 @@ def _account() -> str:
         account: str = boto3.Session().client("sts", config=config).get_caller_identity()["Account"]
         return account
     except ClientError as error:
-        code = error.response["Error"]["Code"]
-        raise TargetError(
-            f"AWS refuses the credentials ({code}: {error.response['Error']['Message']}). Temporary credentials "
-            "expire: log in again with `aws sso login`, or check AWS_PROFILE and the access key."
-        ) from None
+        # STS allows this call to every identity, so a refusal always comes from the login.
+        raise _no_login(error) from None
     except BotoCoreError as error:
+        if login_advice(error):
+            raise _no_login(error) from None
         raise TargetError(f"AWS does not answer in region {os.environ.get('AWS_DEFAULT_REGION')}: {error}") from None
+
+
+def _no_login(error: Exception) -> LoginError:
+    return LoginError(f"AWS does not accept your credentials: {error}. {login_advice(error) or USUAL_ADVICE}.")
 
 
 def _forget_old_credentials() -> None:
@@ -244,7 +255,7 @@ def _profile_region() -> str:
     try:
         return boto3.Session().region_name or ""
     except BotoCoreError as error:
-        raise TargetError(f"the AWS profile cannot be read: {error}") from None
+        raise _no_login(error) from None
 
 
 def _pipelines_answer(endpoint: str) -> str:
@@ -265,6 +276,7 @@ def _bucket_state(bucket: str) -> str:
     """Return whether the bucket exists and may be used, as text for the reader.
 
     Raises:
+        LoginError: S3 does not accept the login.
         TargetError: S3 does not answer.
     """
     import boto3
@@ -277,9 +289,13 @@ def _bucket_state(bucket: str) -> str:
         return "the bucket is there"
     except ClientError as error:
         code = error.response["Error"]["Code"]
+        if login_advice(error):
+            raise _no_login(error) from None
         known = {"404": "the bucket is not there yet: lesson 03 makes it", "403": "no access to the bucket: lesson 03"}
         return known.get(code, f"answers with {code}")
     except BotoCoreError as error:
+        if login_advice(error):
+            raise _no_login(error) from None
         raise TargetError(f"S3 does not answer: {error}. Check AWS_ENDPOINT_URL_S3 and AWS_DEFAULT_REGION.") from None
 
 

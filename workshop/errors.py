@@ -2,7 +2,13 @@
 
 
 class WorkshopError(Exception):
-    """An error that the reader can correct. The message names the cause, the expectation and the next step."""
+    """An error that the reader can correct. The message names the cause, the expectation and the next step.
+
+    Attributes:
+        exit_status: the exit status of a command that ends with this error.
+    """
+
+    exit_status = 1
 
     def _render_traceback_(self) -> list[str]:
         """Return the message alone for a notebook: the frames inside `workshop` do not help a learner.

@@ -23,6 +23,7 @@ from rich.table import Table
 from traitlets import CaselessStrEnum
 
 from workshop import import_clock
+from workshop.aws_logins import login_advice
 from workshop.errors import WorkshopError
 from workshop.project import BUILD, NOTEBOOKS, sandbox_directory
 from workshop.sandbox import Sandbox
@@ -35,6 +36,19 @@ SKIP = "skipped:"
 # Clients show the secret after a host and a port. In an error, urllib3 shows the secret after "url:".
 SECRET_PATH = re.compile(r"((?:127\.0\.0\.1|localhost):\d+|\burl: )/[0-9a-f]{32}(?![0-9a-f])")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# The errors in a cell that may come from a login at AWS: those of boto3, of connect(), and of the scripts.
+AWS_ERRORS = (
+    "ClientError",
+    "CredentialRetrievalError",
+    "LoginError",
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "ProfileNotFound",
+    "S3Error",
+    "SSOTokenLoadError",
+    "TokenRetrievalError",
+    "UnauthorizedSSOTokenError",
+)
 CELL_WITHIN_SECONDS = 1800  # on a real target, a cell may wait for a cluster
 
 
@@ -50,6 +64,7 @@ class Result:
         seconds: wall-clock seconds: `all`, and its parts `kernel` (its start), `imports` in cells, and other `work` of
             cells.
         error: the message of the error; "" when there was none.
+        needs_login: whether the error tells that a login at AWS has ended.
     """
 
     lesson: Lesson
@@ -58,6 +73,7 @@ class Result:
     skipped: list[str]
     seconds: dict[str, float]
     error: str
+    needs_login: bool = False
 
 
 def run(
@@ -107,7 +123,7 @@ def run_one(
     known = papermill.inspect_notebook(str(lesson.path))
     target.unlink(missing_ok=True)  # the notebook of an earlier run must not look like the result of this run
     target.touch(mode=0o600)  # outputs contain the secret address of the sandbox's Pipelines API
-    error, died = "", False
+    error, advice, died = "", "", False
     begun = time.monotonic()
     with _import_clock() as clock:
         try:
@@ -125,19 +141,22 @@ def run_one(
             )
         except PapermillExecutionError as failed:
             error = _explain(lesson, failed, target)
+            advice = login_advice(f"{failed.ename}: {failed.evalue}") if failed.ename in AWS_ERRORS else ""
         except (DeadKernelError, CellTimeoutError) as failed:
             died = True  # papermill marks the cell in which the kernel died as completed
             error = f"{lesson.name}: {type(failed).__name__}: {failed}\n\nThe notebook as far as it went: {target}"
         imports = float(clock.read_text())
     if error:
-        error = "\n\n".join(filter(None, [error, _full_disk(output)]))
+        error = "\n\n".join(
+            filter(None, [error, advice and f"AWS does not accept your login. {advice}.", _full_disk(output)])
+        )
     seconds = time.monotonic() - begun
     notebook = _with_whole_streams(target)
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     ran = [cell for cell in code if cell.metadata.get("papermill", {}).get("status") == "completed"]
     ran = ran[:-1] if died else ran
     spent = _spent(ran, notebook, seconds, imports)
-    return Result(lesson, target, (len(ran), len(code)), list(_skips(ran)), spent, error)
+    return Result(lesson, target, (len(ran), len(code)), list(_skips(ran)), spent, error, bool(advice))
 
 
 def prepare_folder(output: Path) -> None:

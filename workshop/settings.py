@@ -122,6 +122,7 @@ class Settings:
     kubeflow_namespace: str
     service_account: str
     workshop_data: str
+    workshop_dataset: str
 
     def environment(self) -> dict[str, str]:
         """Return the variables that boto3, the AWS CLI and the kfp SDK read by themselves, where they are set."""

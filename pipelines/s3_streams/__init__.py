@@ -4,7 +4,7 @@ The components need the names that this module exports, and no others:
 
 - `S3Zip` reads the files of a zip in S3.
 - `Uploads` writes files below a prefix in S3.
-- `CsvFile` reads a CSV file in S3; `NotPlainCsv` says that pandas must read the file.
+- `CsvFile` reads a CSV file in S3, and writes it as a plain table.
 - `S3Error` says why S3 refused or failed.
 
 `docs/data_path.md` explains the design.
@@ -12,8 +12,7 @@ The components need the names that this module exports, and no others:
 
 from pipelines.s3_streams.client import S3Error
 from pipelines.s3_streams.csv_files import CsvFile
-from pipelines.s3_streams.csv_rows import NotPlainCsv
 from pipelines.s3_streams.uploads import Uploads
 from pipelines.s3_streams.zips import S3Zip
 
-__all__ = ["CsvFile", "NotPlainCsv", "S3Error", "S3Zip", "Uploads"]
+__all__ = ["CsvFile", "S3Error", "S3Zip", "Uploads"]

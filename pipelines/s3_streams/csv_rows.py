@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.s3_streams.csv_detection import is_mostly_utf_8, one_byte_encoding
+from pipelines.s3_streams.text_encodings import WESTERN, example, is_mostly_utf_8, is_western, readings
 
 MAX_ROW_BYTES = 8 << 20
+SHOWN_BYTES = 100
 QUOTED = re.compile(rb'"[^"]*"')
 # All bytes except separators, line breaks and quotes. Without these bytes, a row of three fields is `,,` and a line
 # break.
@@ -14,7 +15,7 @@ FIELD_BYTES = bytes(set(range(256)) - set(b',\n"'))
 
 
 class NotPlainCsv(Exception):
-    """A file that pandas must read and write again. The message is the end of the sentence "the file ...".
+    """A file that must be rewritten. The message is the end of the sentence "the file ...".
 
     Attributes:
         encoding: the encoding, if this check has just found it; else "".
@@ -33,7 +34,7 @@ class RowCheck:
         columns: the number of fields in the header.
 
     Attributes:
-        count: the number of rows so far, with the header and without blank lines.
+        count: the number of rows so far, with the first row of the file and without blank lines.
         short: the number of rows with fewer fields than the header.
     """
 
@@ -47,12 +48,13 @@ class RowCheck:
         """Check the next rows. Only the last row of the file may lack its line break.
 
         Raises:
-            NotPlainCsv: the rows have quotes or line ends that only pandas can read.
+            NotPlainCsv: the rows have quotes or line ends that a plain table does not have.
             ValueError: a row has more fields than the header, or the rows are not text.
         """
         if b"\0" in rows:
             raise ValueError(
-                f"{self._address} is not text, so it is not a CSV file: it holds zero bytes; set csv_name to a CSV file"
+                f"{self._address} is not text, so it is not a CSV file: it holds zero bytes after row "
+                f"{self.count:,}; set csv_name to a CSV file"
             )
         if b"\r" in rows and rows.count(b"\r") != rows.count(b"\r\n"):
             raise NotPlainCsv("has lines that end with a carriage return alone")
@@ -79,8 +81,9 @@ class RowCheck:
         found = line.count(b",")
         if found > self._separators:
             raise ValueError(
-                f"{self._address} is not a table: row {self.count} has {found + 1} fields, but the header has "
-                f"{self._separators + 1}: {line[:100].decode(errors='replace')}; correct the row, or set separator"
+                f"{self._address} is not a table: row {self.count:,} has {found + 1:,} fields, but the header has "
+                f"{self._separators + 1:,}: {shown(line)}; correct the row, set separator, or set skip_lines if the "
+                "table begins below the first line"
             )
         self.count += 1
         self.short += found < self._separators
@@ -93,11 +96,14 @@ class EncodingCheck:
         address: the URI of the file, for messages.
         encoding: the encoding of the file.
         is_given: whether the caller has given this encoding. Otherwise, the start of the file has shown the encoding.
+
+    Attributes:
+        has_utf_8: whether a character beyond ASCII was read.
     """
 
     def __init__(self, address: str, encoding: str, is_given: bool) -> None:
         self._address, self._encoding, self._is_given = address, encoding, is_given
-        self._has_utf_8 = False
+        self.has_utf_8 = False
 
     def add(self, rows: bytes) -> None:
         """Check the next rows.
@@ -110,23 +116,38 @@ class EncodingCheck:
             return
         try:
             rows.decode()
-            self._has_utf_8 = True
+            self.has_utf_8 = True
         except UnicodeDecodeError as error:
-            raise self._problem(rows, error) from None
+            raise self.problem(rows, error) from None
 
-    def _problem(self, rows: bytes, error: UnicodeDecodeError) -> Exception:
+    def problem(self, rows: bytes, error: UnicodeDecodeError) -> Exception:
+        """Return the error for rows that are not UTF-8: NotPlainCsv if a guess is safe, else ValueError."""
         if self._is_given:
             return ValueError(
                 f"{self._address} is not written in {self._encoding}: {error}; set encoding to the encoding of the file"
             )
-        if self._has_utf_8 or is_mostly_utf_8(rows):
+        if self.has_utf_8 or is_mostly_utf_8(rows):
             around = rows[max(0, error.start - 20) : error.start + 20]
             return ValueError(
                 f"{self._address} is UTF-8 except for the byte 0x{rows[error.start]:02x} in {around!r}; correct it, or "
                 "set encoding to the encoding of the file"
             )
-        encoding = one_byte_encoding(rows)
-        return NotPlainCsv(f"is not UTF-8 (it is read as {encoding})", encoding)
+        if not is_western(rows):
+            return ValueError(
+                f"{self._address} is not UTF-8, and its encoding cannot be guessed: set encoding to the one that reads "
+                f"well: {readings(rows)}"
+            )
+        return NotPlainCsv(
+            f"is not UTF-8 after its start; {WESTERN} is a guess, because read so it looks like Western European text: "
+            f"{example(rows, WESTERN)!r}; set encoding if the guess is wrong",
+            WESTERN,
+        )
+
+
+def shown(line: str | bytes) -> str:
+    """Return the start of a line, for a message."""
+    text = line[:SHOWN_BYTES].decode(errors="replace") if isinstance(line, bytes) else line[:SHOWN_BYTES]
+    return text.rstrip("\r\n")
 
 
 def whole_rows(blocks: Iterator[bytes], skip: int, address: str) -> Iterator[bytes]:
@@ -138,13 +159,13 @@ def whole_rows(blocks: Iterator[bytes], skip: int, address: str) -> Iterator[byt
         address: the URI of the file, for messages.
 
     Raises:
-        NotPlainCsv: the file has quotes that only pandas can read.
+        NotPlainCsv: the file has quotes that a plain table does not have.
         ValueError: a row is longer than `MAX_ROW_BYTES`.
     """
     rest = b""
     for block in blocks:
         joined = rest + block if rest else block[skip:]
-        skip = 0
+        skip = max(0, skip - len(block))
         end = _end_of_rows(joined)
         if end:
             yield joined[:end]
@@ -154,7 +175,7 @@ def whole_rows(blocks: Iterator[bytes], skip: int, address: str) -> Iterator[byt
                 raise NotPlainCsv("has quotes within its fields")
             raise ValueError(
                 f"{address} has a row of more than {MAX_ROW_BYTES >> 20} MB; it may have a quote that is never closed, "
-                f"so correct the row that begins with {rest[:100]!r}"
+                f"so correct the row that begins with {rest[:SHOWN_BYTES]!r}, or set quotes to none"
             )
     if rest:
         yield rest

@@ -4,13 +4,15 @@ import base64
 import hashlib
 import re
 import threading
+import unicodedata
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from pipelines.s3_streams.client import client, error_code, with_retries
+from pipelines.s3_streams.client import S3Error, client, error_code, with_retries
 
 BLOCK = 2 << 20
 BLOCKS_AHEAD = 4
@@ -121,7 +123,13 @@ class S3Object:
             raise ConnectionError("the MD5 of the received bytes is not the one that S3 stores")
 
     def get(self, start: int, end: int) -> Any:
-        """Return the body of a GET response for a range; S3 refuses the request if the object was replaced."""
+        """Return the body of a GET response for a range; S3 refuses the request if the object was replaced.
+
+        Raises:
+            ValueError: the range is not within the object: S3 would return the whole object.
+        """
+        if not 0 <= start < end <= self.size:
+            raise ValueError(f"there are no bytes {start:,} to {end:,} in {self.address}, which has {self.size:,}")
         return client().get_object(
             Bucket=self.bucket, Key=self.key, Range=f"bytes={start}-{end - 1}", IfMatch=self._etag
         )["Body"]
@@ -144,7 +152,10 @@ class S3Object:
         return head
 
     def _read_once(self, start: int, end: int) -> bytes:
-        return _exactly(self.get(start, end).read(), end - start)
+        body = self.get(start, end)
+        found = _exactly(body.read(end - start), end - start)
+        body.close()
+        return found
 
     def _count(self, size: int) -> None:
         with self._lock:
@@ -173,6 +184,31 @@ class _Download:
         self._body = body
         self.position += size
         return block
+
+
+def find_object(bucket: str, key: str) -> S3Object:
+    """Return the object with a key, or with the same key in another Unicode normal form.
+
+    macOS writes an accented letter as two characters, other systems write it as one. A key that differs in this way
+    looks the same.
+
+    Raises:
+        S3Error: the object does not exist, or S3 refuses or fails.
+    """
+    try:
+        return S3Object(bucket, key)
+    except S3Error as error:
+        if error.code not in ("404", "NoSuchKey"):
+            raise
+        for form in ("NFC", "NFD"):
+            other = unicodedata.normalize(form, key)
+            if other == key:
+                continue
+            with suppress(S3Error):
+                found = S3Object(bucket, other)
+                print(f"s3://{bucket}/{key} is read from a key that writes its accents in another Unicode normal form")
+                return found
+        raise
 
 
 def list_keys(bucket: str, prefix: str) -> Iterator[str]:

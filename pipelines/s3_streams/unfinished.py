@@ -1,7 +1,7 @@
 """Multipart uploads that an interrupted run left unfinished. S3 stores and bills their parts until they are aborted."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pipelines.s3_streams.client import S3Error, client, with_retries
@@ -25,13 +25,16 @@ class UnfinishedUploads:
         self._found: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
         self._listed_at = 0.0
 
-    def note(self, keys: set[str]) -> None:
+    def note(self, is_wanted: Callable[[str], bool]) -> None:
         """List the unfinished uploads to some keys, for `abort_idle`.
+
+        Args:
+            is_wanted: tells whether a key is one of them.
 
         Raises:
             S3Error: S3 fails. If S3 does not allow the listing, a message is printed instead.
         """
-        self._found |= self._list(keys)
+        self._found |= self._list(is_wanted)
         self._listed_at = time.monotonic()
 
     def abort_idle(self) -> None:
@@ -43,16 +46,16 @@ class UnfinishedUploads:
         if not self._found:
             return
         time.sleep(max(0.0, self._listed_at + IDLE_SECONDS - time.monotonic()))
-        current = self._list({key for key, _ in self._found})
+        current = self._list({key for key, _ in self._found}.__contains__)
         for (key, upload_id), parts in self._found.items():
             if current.get((key, upload_id)) == parts:
                 abort_upload(self._bucket, key, upload_id)
 
-    def _list(self, keys: set[str]) -> dict[tuple[str, str], list[tuple[Any, ...]]]:
+    def _list(self, is_wanted: Callable[[str], bool]) -> dict[tuple[str, str], list[tuple[Any, ...]]]:
         """Return the parts of each unfinished upload, by its key and id."""
         try:
             uploads = self._pages("list_multipart_uploads", "Uploads", ("Key", "UploadId"), Prefix=self._prefix)
-            return {(key, upload_id): self._parts(key, upload_id) for key, upload_id in uploads if key in keys}
+            return {(key, upload_id): self._parts(key, upload_id) for key, upload_id in uploads if is_wanted(key)}
         except S3Error as error:
             if error.code not in CANNOT_LIST_CODES:
                 raise

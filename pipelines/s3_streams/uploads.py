@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
+from pipelines.s3_streams.addresses import check_bucket, check_key, hidden_folder
 from pipelines.s3_streams.bounded_pool import BoundedPool
 from pipelines.s3_streams.client import CONTENT_TYPE, S3Error, client, with_retries
 from pipelines.s3_streams.unfinished import UnfinishedUploads, abort_upload
@@ -55,17 +56,20 @@ class Uploads:
         sent: the total size of the complete objects, in bytes.
 
     Raises:
+        ValueError: the bucket or the prefix is an address.
         S3Error: S3 refuses or fails. A later call, or the end of the `with` statement, may raise this error.
     """
 
     def __init__(self, bucket: str, prefix: str) -> None:
+        check_bucket(bucket)
+        check_key(prefix, bucket, "output_prefix")
         self.sent = 0
         self._bucket, self._prefix = bucket, f"{prefix}/".lstrip("/")
         self._pool = BoundedPool()
         self._lock = threading.Lock()
         self._open: dict[str, str] = {}  # the keys of the uploads that this object has begun, by upload id
         self._aborted: list[File] = []  # files whose upload another process has aborted
-        self._keys: set[str] = set()
+        self._names: set[str] = set()
         self._unfinished = UnfinishedUploads(bucket, self._prefix)
         self._response_lost = False
 
@@ -82,19 +86,24 @@ class Uploads:
         """
         if {".", ".."} & set(self._prefix.split("/")):
             raise ValueError(f"output_prefix {self._prefix!r} must not have . or .. between its slashes")
-        keys = {self._key(file) for file in files}
-        if too_long := [key for key in keys if len(key.encode()) > MAX_KEY_BYTES]:
+        if folder := hidden_folder(self._prefix):
             raise ValueError(
-                f"an S3 key has at most {MAX_KEY_BYTES} bytes; this key would be longer: {too_long[0][:100]}...; "
-                "choose a shorter output_prefix, or shorten the name in the zip"
+                f"output_prefix {self._prefix!r} has the folder {folder!r}, and SeaweedFS does not list what is in "
+                "such a folder; choose another output_prefix"
             )
-        if source_key in keys:
+        for file in files:
+            if len(self._key(file).encode()) > MAX_KEY_BYTES:
+                raise ValueError(
+                    f"an S3 key has at most {MAX_KEY_BYTES} bytes; this key would be longer: "
+                    f"{self._key(file)[:100]}...; choose a shorter output_prefix, or shorten the name in the zip"
+                )
+        self._names = {file.name for file in files}
+        if self._is_own(source_key):
             raise ValueError(
                 f"s3://{self._bucket}/{source_key} would be overwritten by a file that it holds; choose another "
                 "output_prefix"
             )
-        self._keys = keys
-        self._unfinished.note(keys)
+        self._unfinished.note(self._is_own)
 
     def add(self, file: File) -> None:
         """Upload a file. Returns when the file was read; the end of the `with` statement waits for the upload.
@@ -133,8 +142,12 @@ class Uploads:
             address = f"s3://{self._bucket}/{self._key(self._aborted[0])}"
             raise S3Error(f"another process keeps aborting the upload of {address}; let one run at a time write there")
         if self._response_lost:
-            self._unfinished.note(self._keys)
+            self._unfinished.note(self._is_own)
         self._unfinished.abort_idle()
+
+    def _is_own(self, key: str) -> bool:
+        """Return True if a key is that of a file which will be added."""
+        return key.startswith(self._prefix) and key[len(self._prefix) :] in self._names
 
     def _key(self, file: File) -> str:
         return self._prefix + file.name

@@ -5,9 +5,10 @@
 
 import bz2
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 from pipelines.s3_streams.objects import S3Object
 
@@ -24,17 +25,16 @@ LOCAL_HEADER_BYTES = 30
 MAX_HEADER_BYTES = LOCAL_HEADER_BYTES + 2 * 0xFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """The place of a file in a zip.
+class Span(Protocol):
+    """The place of a file in a zip."""
 
-    Attributes:
-        offset: the position of its header, in bytes.
-        compressed_size: the size of its compressed data, in bytes.
-    """
+    @property
+    def offset(self) -> int:
+        """The position of its header, in bytes."""
 
-    offset: int
-    compressed_size: int
+    @property
+    def compressed_size(self) -> int:
+        """The size of its compressed data, in bytes."""
 
 
 class CompressedData:
@@ -43,11 +43,15 @@ class CompressedData:
     Args:
         source: the zip.
         spans: the files that will be read, in the order of their offsets.
-        ends: the offset of the next entry in the zip, by the offset of a file.
+        end: the position at which the last file ends at the latest.
+
+    Attributes:
+        offsets: the offsets of all entries in the zip, in order. Set them before the first read.
     """
 
-    def __init__(self, source: S3Object, spans: list[Span], ends: dict[int, int]) -> None:
-        self._source, self._spans, self._ends = source, spans, ends
+    def __init__(self, source: S3Object, spans: Sequence[Span], end: int) -> None:
+        self.offsets = array("Q")
+        self._source, self._spans, self._end = source, spans, end
         self._blocks: Iterator[tuple[int, bytes]] = iter(())
         # The unread rest of the current block, and its position in the zip. The first read begins a new download.
         self._block, self._position = memoryview(b""), source.size + 1
@@ -76,16 +80,20 @@ class CompressedData:
         self._block = self._block[position - self._position :]
         self._position = position
 
-    def _ranges(self, spans: list[Span]) -> list[list[int]]:
+    def _ranges(self, spans: Sequence[Span]) -> list[list[int]]:
         """Return the ranges to fetch, as pairs of start and end; a small gap does not end a range."""
         ranges: list[list[int]] = []
         for span in spans:
-            end = min(self._ends[span.offset], span.offset + MAX_HEADER_BYTES + span.compressed_size)
+            end = min(self._next_offset(span.offset), span.offset + MAX_HEADER_BYTES + span.compressed_size)
             if ranges and span.offset - ranges[-1][1] <= MAX_GAP_BYTES:
                 ranges[-1][1] = max(ranges[-1][1], end)
             else:
                 ranges.append([span.offset, end])
         return ranges
+
+    def _next_offset(self, offset: int) -> int:
+        place = bisect_right(self.offsets, offset)
+        return self.offsets[place] if place < len(self.offsets) else self._end
 
     def _take(self, count: int) -> Iterator[memoryview]:
         """Return the next `count` bytes, at most `INPUT_BYTES` at a time."""

@@ -287,7 +287,8 @@ def test_a_kernel_that_dies_is_an_error_and_the_notebook_so_far_is_kept(work, tm
 
 @pytest.mark.slow
 def test_a_failing_task_is_shown_with_its_message(borrowing_sandbox, tmp_path, olist_zip, workshop_command):
-    done = workshop_command("run", "05", "--output", str(tmp_path / "out"), "-p", f"zip_path={olist_zip}")
+    parameters = ["-p", f"zip_path={olist_zip}", "-p", "csv_name=flights.csv"]
+    done = workshop_command("run", "05", "--output", str(tmp_path / "out"), *parameters)
     assert done.returncode == 1
     assert "flights.csv does not exist; the nearest names are" in done.stdout and "\x1b[" not in done.stdout
 

@@ -281,6 +281,20 @@ def test_outside_us_east_1_the_location_constraint_is_the_region(upload, shell, 
     assert "aws s3api put-public-access-block" in done.stdout
 
 
+@pytest.mark.parametrize("arguments", [["--", "-x.zip"], ["./-x.zip"]], ids=str)
+@pytest.mark.slow
+def test_a_file_whose_name_begins_with_a_dash_is_uploaded(upload, s3, unique, olist_zip, tmp_path, arguments):
+    olist_zip.rename(tmp_path / "-x.zip")
+    done = upload(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert s3.head_object(Bucket=unique, Key="-x.zip")["ContentLength"] == (tmp_path / "-x.zip").stat().st_size
+
+
+def test_a_dash_before_a_file_name_is_explained(upload):
+    done = upload("-x.zip")
+    assert done.returncode == 2 and "write ./-x.zip" in done.stderr
+
+
 @pytest.mark.slow
 def test_missing_credentials_and_a_missing_aws_cli_exit_with_3(upload, shell, olist_zip):
     assert upload(olist_zip, AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="").returncode == 3
