@@ -217,7 +217,9 @@ def test_no_pipelines_package_is_newer_than_the_backend(lock):
 
 def test_versions_env_is_plain_for_every_reader():
     for line in (ROOT / "versions.env").read_text().splitlines():
-        assert re.fullmatch(r"|#.*|[A-Z0-9_]+_VERSION=\d+(\.\d+)+|[A-Z_]+_IMAGE=[a-z0-9][\w.:/@-]*", line), line
+        assert re.fullmatch(
+            r"|#.*|[A-Z0-9_]+_VERSION=\d+(\.\d+)+|[A-Z_]+_UNTIL=\d{4}-\d\d-\d\d|[A-Z_]+_IMAGE=[a-z0-9][\w.:/@-]*", line
+        ), line
 
 
 @pytest.mark.exhaustive  # the gate sets up its own clone in such a folder

@@ -142,9 +142,20 @@ def test_a_platform_specification_is_stored(api, unique, compiled):
         (b"name: x\nimplementation: {container: {image: x}}", "single component"),
         (b"apiVersion: v1\nkind: Secret", "Kubernetes manifest (Secret)"),
         (b"colour: red", "no field named"),
+        (b'{"a": 1' + b"0" * 400 + b"}", "too large"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_file_that_is_not_a_compiled_pipeline_is_refused_with_the_reason(api, content, said):
+    message = refusal(api, content)
+    assert said in message and "pipeline.yaml" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
         (rb'{"apiVersion": "x", "kind": "\ud800"}', "half of a character"),
         (rb'{"schemaVersion": "\ud800"}', "half of a character"),
-        (b'{"a": 1' + b"0" * 400 + b"}", "too large"),
         (b"[" * 100_000, "larger or deeper than any compiled pipeline"),
         (b'{"a":' * 100_000, "larger or deeper than any compiled pipeline"),
         ("\n".join("  " * n + "a:" for n in range(2_000)).encode(), "larger or deeper than any compiled pipeline"),
@@ -152,8 +163,8 @@ def test_a_platform_specification_is_stored(api, unique, compiled):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_file_that_is_not_a_compiled_pipeline_is_refused_with_the_reason(api, content, said):
-    message = refusal(api, content)
+def test_a_file_that_no_server_could_hold_is_a_wrong_request(api, content, said):
+    message = refusal(api, content, status=400)
     assert said in message and "pipeline.yaml" in message
 
 
@@ -172,8 +183,8 @@ def test_an_invalid_pipeline_name_is_refused(api, echo, name):
 
 
 def test_missing_parts_are_named(api, echo):
-    assert "comp-say" in refusal(api, changed(echo, components={}))
-    assert "exec-say" in refusal(api, changed(echo, deploymentSpec={"executors": {}}))
+    assert "comp-say" in refusal(api, changed(echo, components={}), status=400)
+    assert "exec-say" in refusal(api, changed(echo, deploymentSpec={"executors": {}}), status=400)
     assert "no tasks" in refusal(api, changed(echo, root={"dag": {"tasks": {}}}))
 
 

@@ -74,7 +74,8 @@ def router(store: Store, dispatcher: Dispatcher, sandbox: Path) -> APIRouter:
     def read_artifact(run_id: str, node_id: str, artifact_name: str) -> StreamingResponse:
         with store.reading() as session:
             task = _find_node(session, run_id, node_id)
-        found = task.outputs.get("artifacts", {}).get(artifact_name)
+            session.refresh(task, ["outputs"])
+            found = task.outputs.get("artifacts", {}).get(artifact_name)
         if not found:
             raise not_found("Artifact", artifact_name)
         chunks = _read_object(sandbox, dispatcher.folder(run_id).downloads, found[0]["uri"])
