@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from tests.support.sampling import sample
 from tests.support.zips import zipped
 from workshop import toc
 from workshop.dataset import chosen_csv, chosen_zip, read_options
@@ -26,7 +27,7 @@ DATA = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=[*DATA, "Olist's nine files"])
+@pytest.fixture(params=sample([*DATA, "Olist's nine files"], test=0, gate=2))
 def own_zip(request, tmp_path, olist_zip):
     """A zip of CSV files, set as the data of the lessons."""
     path = olist_zip
