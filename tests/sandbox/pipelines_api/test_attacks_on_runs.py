@@ -140,7 +140,7 @@ def test_daemons_that_hide_are_ended_with_their_task(own_api, compiled, echo, se
     if seconds:
         await_that(lambda: _has_said(own_api, run, "left") and daemons(), "no daemon was started")
         own_api.call("POST", f"/runs/{run}:terminate")
-    assert own_api.await_state(run)["state"] == ("CANCELED" if seconds else "SUCCEEDED")
+    assert own_api.await_state(run)["state"] == ("FAILED" if seconds else "SUCCEEDED")
     assert "left" in own_api.log(run, "leave-daemons")
     await_that(lambda: not daemons(), "a daemon is left", 5)
     all_slots_are_free(own_api, echo)
@@ -194,7 +194,7 @@ def test_a_worker_whose_upload_hangs_ends_after_its_run_was_terminated(
         assert process.exitcode == 0
         assert time.monotonic() - begun < NEXT_WITHIN_SECONDS
     with waiting_run.reading() as session:
-        assert session.exec(select(Run.state)).one() == "CANCELED"
+        assert session.exec(select(Run.state)).one() == "FAILED"
 
 
 @dsl.component(**OPTIONS)
@@ -295,7 +295,7 @@ def test_3000_iterations_over_a_megabyte_stay_small_and_end_soon(sandbox, own_ap
         assert list(own_api.tasks(run)[loop]["inputs"]["parameters"].values()) == [items[-1]]
         begun = time.monotonic()
         own_api.call("POST", f"/runs/{run}:terminate")
-        await_that(lambda: _state(sandbox, run) == "CANCELED", "the run is not terminated", 30)
+        await_that(lambda: _state(sandbox, run) == "FAILED", "the run is not terminated", 30)
         ended = time.monotonic() - begun
         states = {task["state"] for task in own_api.tasks(run).values()}
     assert states <= set(ENDED)
