@@ -200,7 +200,7 @@ def reason(error: Exception) -> str:
     said = getattr(error, "body", None) or str(error)
     with contextlib.suppress(ValueError, TypeError, AttributeError):
         answer = json.loads(said)
-        said = answer.get("message") or answer.get("error_message") or said
+        said = answer.get("message") or answer.get("error_details") or answer.get("error_message") or said
     if isinstance(said, bytes):
         said = said.decode(errors="replace")
     said = said.strip() or type(error).__name__

@@ -248,7 +248,8 @@ def test_the_servers_of_a_sandbox_that_was_moved_are_stopped(sandbox, tmp_path):
     sandbox.up()
     pids = [record.pid for _, record, _ in sandbox.status() if record]
     sandbox.directory.rename(tmp_path / "moved")
-    assert Sandbox(tmp_path / "moved").down() == ["object-store", "aws-account", "pipelines-api"]
+    stopped = Sandbox(tmp_path / "moved").down()  # with Docker, also the registry
+    assert stopped[:3] == ["object-store", "aws-account", "pipelines-api"]
     assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
 
 
