@@ -13,7 +13,7 @@ LOGIN_STATUS = 3
 
 
 def login_advice(error: BaseException | str) -> str:
-    """Return how to log in, for an error of AWS.
+    """Return the advice for an error of AWS that comes from the login.
 
     Args:
         error: an error of botocore, or its text.

@@ -22,7 +22,7 @@ SEPARATORS, RARE_SEPARATORS = ",;\t|", "^~\x01\x1f¦§¬"
 NO_SEPARATOR = "none"
 # At least this share of the first rows must have as many fields as the header.
 LEAST_SHARE = 0.5
-# The separator for `csv` in a file of one column: a control character that text does not hold.
+# For a file of one column, `csv` gets this control character as separator, because text does not contain it.
 UNUSED = "\x1c"
 DOUBLED, BACKSLASH, SPACED, NO_QUOTES = "doubled", "backslash", "spaced", "none"
 QUOTES = (DOUBLED, BACKSLASH, SPACED, NO_QUOTES)
@@ -161,7 +161,9 @@ def detect(text: str, is_whole: bool, separator: str, quotes: str, header: str, 
         start = line.end()
         if not separator:
             separator = line.group(1).replace("\\t", "\t")
-            evidence["separator"] = f"the line {line.group().strip()!r} before the table names it, and is left out"
+            evidence["separator"] = (
+                f"the line {line.group().strip()!r} before the table names the separator; the line is left out"
+            )
     if start >= len(text):
         return None
     with long_fields():

@@ -82,7 +82,7 @@ def test_a_run_after_a_kill_at_any_moment_leaves_the_same_objects_as_an_undistur
         run_to_end(start)
         assert objects("out/") == EXPECTED
         assert unfinished() == []
-    if kills == 50:  # a few kills may all miss such a moment
+    if kills == 50:  # with fewer kills, it can happen that none comes during an upload
         assert unfinished_count and visible, "no kill came while something was being sent"
 
 

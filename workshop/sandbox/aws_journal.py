@@ -68,8 +68,8 @@ class AwsRequest:
 class Journal:
     """The requests that changed something, one a line.
 
-    A request is written before it is carried out, and deleted when it fails. So a killed server loses no change that
-    a client was told of.
+    The journal records a request before the account carries out the request, and deletes the record if the request
+    fails. So a killed server loses no change that a client was told of.
 
     Args:
         path: the file; made when missing. Only this user can read it.

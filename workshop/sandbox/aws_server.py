@@ -54,7 +54,7 @@ log = logging.getLogger("uvicorn.error")
 
 
 class Account:
-    """moto, with a journal. It carries out one request at a time.
+    """moto, with a journal. The account carries out one request at a time.
 
     Args:
         directory: the folder of the journal.

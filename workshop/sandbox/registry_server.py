@@ -29,7 +29,7 @@ PIECE_BYTES = 1 << 18
 
 
 class Gate:
-    """Passes each accepted request on to the registry, one request a connection.
+    """Passes each accepted request on to the registry. Each connection carries one request.
 
     Args:
         port: the port of loopback that clients use.

@@ -13,7 +13,7 @@ SMALL_BYTES = 100_000  # a smaller body cannot have that many values
 
 
 class Limits:
-    """An ASGI application in front of another one.
+    """An ASGI application that refuses JSON with too many values, and passes other requests on.
 
     Args:
         app: the application that handles accepted requests. Its body must come as one message, as `Guard` sends it.

@@ -374,7 +374,7 @@ class _Reader:
 
 
 class _ValueProblem(ValueError):
-    """A value that protocol buffers cannot hold. This class is no `ValueError` of the JSON reader."""
+    """A value that protocol buffers cannot hold. The JSON reader raises other ValueErrors."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def list_query(request: Request) -> Query:
     """Return the query of a list request.
 
     Raises:
-        ApiError: the gateway of the real server would not read it.
+        ApiError: the gateway of the real server would refuse the query.
     """
     given = parameters(request, "page_token", "sort_by", "filter")
     return Query(given["page_token"], number(request, "page_size"), given["sort_by"], given["filter"])

@@ -333,7 +333,8 @@ def check_experiment(session: Session, experiment_id: str, kind: str, access: Ac
 
 
 def _changeable(session: Session, run_id: str, verb: str) -> Run:
-    """Return a run whose experiment exists. As in the real server, no other run can be changed."""
+    """Return a run whose experiment exists. As in the real server, a run of a deleted experiment
+    cannot be changed."""
     with during(f"Failed to {verb} run {run_id} due to error fetching the run"):
         found = find_run(session, run_id)
     with (

@@ -29,7 +29,7 @@ def next_moment(trigger: dict, last: float, created: float, now: float, catch_up
         last: the scheduled time of the latest run; 0 if there was none.
         created: the creation time of the recurring run. The schedule begins then, unless the trigger has a start time.
         now: the current time.
-        catch_up: whether every missed time gets a run. Otherwise only the latest missed time gets one.
+        catch_up: whether every missed time gets a run. If not, only the latest missed time gets a run.
 
     Returns:
         The scheduled time; it is in the past if the run is overdue, and infinity if no run will follow.

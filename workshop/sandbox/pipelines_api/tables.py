@@ -265,7 +265,7 @@ def _add_new_columns(engine: Engine) -> None:
 
 
 def _connect(path: Path) -> Engine:
-    # In a URL as text, a question mark or a percent sign of the path would have a meaning.
+    # In a URL string, `?` and `%` of the path would be read as URL syntax.
     url = URL.create("sqlite", database=str(path))
     engine = create_engine(url, pool_size=48, max_overflow=16, connect_args={"check_same_thread": False})
     event.listen(engine, "connect", _prepare)
@@ -277,12 +277,12 @@ def _prepare(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # _begin starts transactions; sqlite3 must not start them
     connection.execute(f"PRAGMA busy_timeout={WAIT_FOR_WRITERS_MS}")
     connection.execute("PRAGMA journal_mode=WAL")
-    # Many changes at once make the journal long. It is cut when it is used again.
+    # Many changes at once make the journal long. SQLite shortens the journal at its next use.
     connection.execute(f"PRAGMA journal_size_limit={JOURNAL_BYTES}")
     # This level protects against killed processes. Only a power failure can lose the last commits.
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA foreign_keys=ON")
-    # SQLite's own function knows the letters of ASCII only, and filters compare the results with `str.lower`.
+    # SQLite's own `lower` changes ASCII letters only, and filters compare the results with `str.lower`.
     connection.create_function("lower", 1, _lower, deterministic=True)
 
 

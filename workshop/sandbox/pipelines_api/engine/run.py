@@ -132,7 +132,7 @@ class Run:
         self._write()
 
     def _next_events(self) -> list[Callable[[], None]]:
-        """Wait for events, and return them without repetitions: many children ask their parent to continue."""
+        """Wait for events, and return each event once. Many children can queue the same event of their parent."""
         found: list[Callable[[], None]] = []
         with contextlib.suppress(queue.Empty):
             found.append(self._events.get(timeout=self._timeout()))
