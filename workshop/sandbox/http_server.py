@@ -1,7 +1,7 @@
 """Runs an ASGI application on loopback, with a limit on the number of connections.
 
-Without a limit, a client that opens connections and sends nothing uses up all file descriptors of the process. The server then
-answers nobody.
+Without a limit, a client that opens connections and sends nothing uses up all file descriptors of the
+process. The server then answers nobody.
 """
 
 import asyncio
