@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import socket
+import ssl
 import urllib.request
 from pathlib import Path
 
@@ -81,6 +82,15 @@ def test_where_docker_is_clients_are_sent_to_the_registry(with_registry):
     address = with_registry.environment()["REGISTRY"]
     assert address.startswith("127.0.0.1:")
     assert call(with_registry, "GET", "/v2/").status == 200
+
+
+@needs_the_program
+def test_a_client_that_first_tries_tls_is_answered_at_once(with_registry):
+    # Docker asks a registry on loopback by TLS first, and by HTTP only after an answer.
+    host, port = with_registry.environment()["REGISTRY"].split(":")
+    context = ssl.create_default_context()
+    with socket.create_connection((host, int(port)), timeout=5) as plain, pytest.raises(ssl.SSLError):
+        context.wrap_socket(plain, server_hostname="localhost")
 
 
 @pytest.mark.slow

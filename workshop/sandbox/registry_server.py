@@ -48,10 +48,10 @@ class Gate:
         if len(self._silent) > MOST_CONNECTIONS:
             self._silent.popitem(last=False)[0].transport.abort()
         with suppress(OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            async with asyncio.timeout(HEADERS_WITHIN_SECONDS):
-                head = await reader.readuntil(b"\r\n\r\n")
-            self._silent.pop(writer, None)
             try:
+                async with asyncio.timeout(HEADERS_WITHIN_SECONDS):
+                    head = await _read_head(reader)
+                self._silent.pop(writer, None)
                 await self._pass_on(checked_head(head, self._port), reader, writer)
             except Refused as refused:
                 writer.write(_refusal(refused))
@@ -71,6 +71,18 @@ class Gate:
         finally:
             sending.cancel()
             to_registry.close()
+
+
+async def _read_head(reader: asyncio.StreamReader) -> bytes:
+    """Read the first line and the headers of a request.
+
+    Raises:
+        Refused: the client speaks another protocol. Docker first tries TLS, and tries HTTP after any other answer.
+    """
+    start = await reader.readexactly(1)
+    if not start.isalpha():
+        raise Refused(400, "this server speaks HTTP without TLS")
+    return start + await reader.readuntil(b"\r\n\r\n")
 
 
 def checked_head(head: bytes, port: int) -> bytes:
