@@ -430,7 +430,7 @@ def test_the_sandbox_runs_and_terminates_containers(real, sandbox, compiled):
     await_that(lambda: "shell" in api.tasks(long) and api.log(long, "shell") == "begun\n", "the container does not run")
     assert len(containers_of(real, long)) == 1
     api.call("POST", f"/runs/{long}:terminate")
-    assert api.await_state(long)["state"] == "CANCELED"
+    assert api.await_state(long)["state"] == "FAILED"
     assert containers_of(real, long) == containers_of(real, good) == []
 
 

@@ -19,6 +19,7 @@ from workshop.sandbox.pipelines_api.protojson import MAX_NUMBER
 MAX_BYTES = 32 << 20  # `common.MaxFileLength` of the server
 SCHEMA_VERSION = "2.1.0"
 # `ValidatePipelineName` of the server.
+MISSING = object()
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,127}")
 NOT_A_PACKAGE = "Upload the YAML file that `kfp dsl compile` writes."
 # The type in the server's messages, and the rest of the sentence about a value of another type.
@@ -280,21 +281,49 @@ def _check_executors(spec: dict, name: str) -> None:
     from kfp.pipeline_spec import pipeline_spec_pb2
 
     given = spec.get("deploymentSpec", {})
+    kind = pipeline_spec_pb2.PipelineDeploymentConfig
     try:
-        json_format.ParseDict(given, pipeline_spec_pb2.PipelineDeploymentConfig(), ignore_unknown_fields=True)
+        json_format.ParseDict(given, kind(), ignore_unknown_fields=True)
     except (json_format.Error, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise impossible(
             f"{name} has executors (deploymentSpec) that cannot be read: {reason}. {NOT_A_PACKAGE}"
         ) from None
-    if _contains_null(given):
-        raise impossible(f"{name} has a null in its executors (deploymentSpec). {NOT_A_PACKAGE}")
+    if place := next(_misshapen(kind.DESCRIPTOR, given, "deploymentSpec"), ""):
+        raise impossible(f"{name} has a wrong value at {place}. {NOT_A_PACKAGE}")
 
 
-def _contains_null(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(_contains_null(one) for key, one in value.items() if key != "metadata")  # metadata is any JSON
-    return value is None or (isinstance(value, list) and any(map(_contains_null, value)))
+def _misshapen(kind: Any, given: Any, place: str) -> Iterator[str]:
+    """Find values that are no object where a message needs one. The parser of protocol buffers takes null, and some
+    texts, for an empty message.
+
+    Args:
+        kind: the descriptor of the message.
+        given: the value.
+        place: the path to the value.
+
+    Yields:
+        The path of each wrong value.
+    """
+    if not isinstance(given, dict):
+        yield place
+        return
+    for field in kind.fields:
+        value = given.get(field.json_name, given.get(field.name, MISSING))
+        if value is MISSING or field.message_type is None or field.message_type.full_name.startswith("google."):
+            if value is None:
+                yield f"{place}.{field.json_name}"
+            continue
+        inner, where = field.message_type, f"{place}.{field.json_name}"
+        if inner.GetOptions().map_entry:
+            of_values = inner.fields_by_name["value"].message_type
+            for key, one in value.items() if isinstance(value, dict) and of_values else ():
+                yield from _misshapen(of_values, one, f"{where}.{key}")
+            if not isinstance(value, dict):
+                yield where
+        else:
+            for one in value if isinstance(value, list) else [value]:
+                yield from _misshapen(inner, one, where)
 
 
 def _check_structure(spec: dict, name: str) -> None:

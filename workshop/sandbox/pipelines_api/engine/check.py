@@ -63,7 +63,10 @@ def check(job_spec: Spec, platform: Spec, runner: str) -> tuple[list[str], list[
     """
     if problem := next(structure.problems(job_spec), ""):
         return [problem], []
-    places = list(spec.walk(job_spec))
+    try:
+        places = list(spec.walk(job_spec))
+    except EngineError as error:
+        return [str(error)], []
     if (letters := _letters_of_expressions(places)) > MAX_EXPRESSIONS:
         return [f"its expressions have {letters:,} letters; {MAX_EXPRESSIONS:,} is the limit"], []
     known: dict[tuple[Any, str], str] = {}
