@@ -4,36 +4,39 @@ import re
 
 TAR_MARK = slice(257, 262)
 SCANNED_BYTES = 4096
-# The first bytes of a file, its kind, and the next step.
+# The first bytes of a file, its kind, and the next step. A signature that is a word, such as ORC, could begin the
+# header of a table, as ORCID does. So a byte that no text contains must follow soon.
+NO_TEXT = rb".{0,60}?[^\t\r\n -~\x80-\xff]"
 UNPACK = "unpack it on your machine and upload the result"
 EXPORT = "save its table as CSV and upload that file"
-SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
+_SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"\x1f\x8b", "a gzip file", "unpack it with `gunzip` and upload the result"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive (7-Zip)", "unpack it, and make a zip of the files"),
     (b"Rar!\x1a\x07", "a RAR archive", "unpack it, and make a zip of the files"),
-    (b"BZh", "a bzip2 file", "unpack it with `bunzip2` and upload the result"),
+    (rb"BZh[1-9]1AY&SY", "a bzip2 file", "unpack it with `bunzip2` and upload the result"),
     (b"\xfd7zXZ\0", "an xz file", "unpack it with `unxz` and upload the result"),
-    (b"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it with `unzstd` and upload the result"),
+    (rb"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it with `unzstd` and upload the result"),
     (b"\x04\x22\x4d\x18", "an LZ4 file", "unpack it with `lz4 -d` and upload the result"),
     (b"\x1f\x9d", "a file of `compress` (.Z)", "unpack it with `uncompress` and upload the result"),
-    (b"PAR1", "a Parquet file", EXPORT),
-    (b"ARROW1", "an Arrow file", EXPORT),
-    (b"FEA1", "a Feather file", EXPORT),
-    (b"ORC", "an ORC file", EXPORT),
+    (b"PAR1" + NO_TEXT, "a Parquet file", EXPORT),
+    (b"ARROW1" + NO_TEXT, "an Arrow file", EXPORT),
+    (b"FEA1" + NO_TEXT, "a Feather file", EXPORT),
+    (b"ORC" + NO_TEXT, "an ORC file", EXPORT),
     (b"Obj\x01", "an Avro file", EXPORT),
     (b"SQLite format 3\0", "an SQLite database", EXPORT),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Microsoft Office file, such as .xls", EXPORT),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file", EXPORT),
-    (b"$FL2", "an SPSS file", EXPORT),
-    (b"%PDF-", "a PDF file", "get the table as CSV from its source"),
-    (b"{\\rtf", "a rich text file (RTF)", "save it as plain text"),
+    (rb"\$FL2@\(#\)", "an SPSS file", EXPORT),
+    (rb"%PDF-\d", "a PDF file", "get the table as CSV from its source"),
+    (rb"\{\\rtf", "a rich text file (RTF)", "save it as plain text"),
     (b"\x89PNG\r\n\x1a\n", "a picture (PNG)", "check the key"),
     (b"\xff\xd8\xff", "a picture (JPEG)", "check the key"),
-    (b"GIF8", "a picture (GIF)", "check the key"),
+    (b"GIF8[79]a", "a picture (GIF)", "check the key"),
     (b"\x7fELF", "a program (ELF)", "check the key"),
     (b"\x80\x04\x95", "a Python pickle", EXPORT),
     (b"PK\x07\x08", "one part of a zip in several parts", "join the parts with `zip -s 0` and upload the whole zip"),
 )
+SIGNATURES = tuple((re.compile(signature, re.S), kind, step) for signature, kind, step in _SIGNATURES)
 OFFICE_NAMES = ((b"xl/", "an Excel workbook (.xlsx)"), (b"word/", "a Word document (.docx)"))
 LFS = re.compile(rb"version https?://(git-lfs|hawser)\.github\.com/spec/v1")
 WEB_PAGE = re.compile(rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body|script|title|meta|div)\b", re.I | re.S)
@@ -55,7 +58,7 @@ def kind_of(start: bytes, is_zip_expected: bool = False) -> str:
     """
     start = start[:SCANNED_BYTES]
     for signature, kind, step in SIGNATURES:
-        if start.startswith(signature):
+        if signature.match(start):
             return f"{kind}: {step}"
     if start[TAR_MARK] == b"ustar":
         return f"a tar archive: {UNPACK}, as a zip"

@@ -11,6 +11,7 @@ import pytest
 from kfp.dsl import Dataset
 
 from pipelines.components import csv_s3_reader, unzip_func
+from pipelines.s3_streams.file_kinds import kind_of
 from tests.support.zips import zipped
 
 KINDS = [
@@ -55,6 +56,20 @@ def test_an_object_that_is_no_table_is_named(s3, bucket, content, kind):
 def test_a_table_that_begins_with_a_bracket_is_read(s3, bucket, text):
     s3.put_object(Bucket=bucket, Key="in/x.csv", Body=text.encode())
     assert csv_s3_reader(bucket, "in", "x.csv", Dataset(uri="table.csv")) == 1
+
+
+@pytest.mark.parametrize("word", ["ORCID", "PAR1", "ARROW1", "FEA1", "BZh", "GIF8", "$FL2", "%PDF-", "Rar!", "7z", "é"])
+def test_a_table_whose_header_begins_like_a_kind_of_file_is_read(s3, bucket, word):
+    s3.put_object(Bucket=bucket, Key="in/x.csv", Body=f"{word},name\n1,2\n".encode())
+    assert csv_s3_reader(bucket, "in", "x.csv", Dataset(uri="table.csv")) == 1
+
+
+@pytest.mark.parametrize("rest", [b"\x03\x12", b"\0\0", b"\n\x06\x08"])
+@pytest.mark.parametrize(
+    ("word", "kind"), [(b"ORC", "ORC"), (b"PAR1", "Parquet"), (b"ARROW1", "Arrow"), (b"FEA1", "Feather")]
+)
+def test_a_kind_of_file_whose_signature_is_a_word_is_named(word, kind, rest):
+    assert kind in kind_of(word + rest)
 
 
 def test_a_workbook_is_named_when_it_holds_no_csv_file(s3, bucket):
