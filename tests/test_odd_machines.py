@@ -405,6 +405,34 @@ def test_make_lab_serves_the_lessons_also_for_root(tmp_path):
 # Two at once, and endings.
 
 
+def assert_that_a_pipeline_runs(sandbox, folder: Path) -> None:
+    compiler.Compiler().compile(simple.echo, str(folder / "echo.yaml"))
+    api = Api(sandbox.environment()["KF_PIPELINES_ENDPOINT"])
+    run = api.run(yaml.safe_load((folder / "echo.yaml").read_text()))["run_id"]
+    ended = api.await_state(run)
+    assert ended["state"] == "SUCCEEDED", ended["error"]
+
+
+@pytest.mark.slow
+def test_a_sandbox_that_a_run_has_started_works_after_the_end_of_the_run(sandbox, tmp_path, workshop_command):
+    done = workshop_command("run", "00", "--output", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    folders = [Path(record.temporary) for _, record, _ in sandbox.status() if record]
+    assert len(folders) >= 3 and all(folder.is_dir() for folder in folders)
+    assert_that_a_pipeline_runs(sandbox, tmp_path)
+
+
+@pytest.mark.slow
+def test_servers_whose_temporary_folder_was_deleted_are_started_again(sandbox, tmp_path):
+    sandbox.up()
+    assert_that_a_pipeline_runs(sandbox, tmp_path)  # makes a socket in the folder
+    for _, record, _ in sandbox.status():
+        if record:
+            shutil.rmtree(record.temporary)
+    sandbox.up()
+    assert_that_a_pipeline_runs(sandbox, tmp_path)
+
+
 def start_lesson(output: Path, environment: dict[str, str]) -> subprocess.Popen:
     return start(sys.executable, "-m", "workshop", "run", "00", "--output", output, env=environment)
 

@@ -13,6 +13,9 @@ from pathlib import Path
 
 # Marks every process that `workshop run` starts, so that all of them can be ended. The sandbox's servers stay.
 LESSONS_MARK = "WORKSHOP_LESSONS"
+# The temporary folder outside of `workshop run`, whose own one is deleted at its end. The sandbox's servers stay, so
+# their files must not be in that one.
+OUTER_TMPDIR = "WORKSHOP_OUTER_TMPDIR"
 
 # These variables add code, or change what Python, Jupyter, pip and bash do.
 _PREFIXES = ("PYTHON", "IPYTHON", "BASH_FUNC_")
@@ -57,7 +60,8 @@ def for_servers(environment: Mapping[str, str]) -> dict[str, str]:
         environment: the environment to begin with.
     """
     kept = {name: value for name, value in _without_code(environment).items() if not name.startswith(_SERVER_PREFIXES)}
-    kept.pop(LESSONS_MARK, None)
+    for name in (LESSONS_MARK, OUTER_TMPDIR):
+        kept.pop(name, None)
     return kept | _NO_AWS_FILES
 
 

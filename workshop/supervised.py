@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -21,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
 
-from workshop.clean_environment import LESSONS_MARK, for_lessons
+from workshop.clean_environment import LESSONS_MARK, OUTER_TMPDIR, for_lessons
 from workshop.errors import WorkshopError
 from workshop.sandbox import processes
 from workshop.sandbox.files import make_temporary_folder
@@ -78,7 +79,8 @@ def run_again(output: Path | None = None) -> int:
 
 
 def _wait_for_child(mark: str, temporary: Path, lock: list[int]) -> int:
-    environment = for_lessons(os.environ, temporary / "ipython") | {LESSONS_MARK: mark, "TMPDIR": str(temporary)}
+    own = {LESSONS_MARK: mark, OUTER_TMPDIR: tempfile.gettempdir(), "TMPDIR": str(temporary)}
+    environment = for_lessons(os.environ, temporary / "ipython") | own
     command = [sys.executable, "-P", "-m", "workshop", *sys.argv[1:]]
     child = subprocess.Popen(command, env=environment, start_new_session=True, pass_fds=lock)
     try:

@@ -28,16 +28,18 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(temporary, path)  # noqa: PTH105
 
 
-def make_temporary_folder() -> Path:
+def make_temporary_folder(parent: str = "") -> Path:
     """Make a private temporary folder whose path is short enough for UNIX sockets.
 
-    The folder is in TMPDIR, or in /tmp when TMPDIR is too long. A TMPDIR that does not exist is ignored, as in Python.
+    Args:
+        parent: the folder in which to make it; TMPDIR by default. /tmp takes its place when its path is too long. A
+            TMPDIR that does not exist is ignored, as in Python.
 
     Raises:
         SandboxError: no temporary folder can be made.
     """
     try:
-        parent = tempfile.gettempdir()
+        parent = parent or tempfile.gettempdir()
         if len(os.fsencode(parent)) > LONGEST_PARENT_BYTES:
             parent = "/tmp"
         return Path(tempfile.mkdtemp(prefix="workshop-", dir=parent))

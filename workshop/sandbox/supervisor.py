@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from workshop.clean_environment import for_servers
+from workshop.clean_environment import OUTER_TMPDIR, for_servers
 from workshop.sandbox import processes
 from workshop.sandbox.errors import SandboxError, cannot_write
 from workshop.sandbox.files import full_disk, make_temporary_folder, write_atomically
@@ -171,6 +171,8 @@ class Supervisor:
         record = self.record(server)
         if record is None or not record.seeded or record.keys != server.keys:
             return None
+        if not Path(record.temporary).is_dir():  # some systems delete old files in /tmp, and with them sockets
+            return None
         return record if _answers(server, record, ANSWER_WITHIN_SECONDS) else None
 
     def _start_missing(self) -> dict[str, Record]:
@@ -189,7 +191,7 @@ class Supervisor:
         self._stop(server, at_once=True)
         server.directory.mkdir(parents=True, exist_ok=True)
         ports = processes.choose_ports(server.usual_ports | self._old_ports(server), server.second_port_above)
-        temporary = str(make_temporary_folder())
+        temporary = str(make_temporary_folder(os.environ.get(OUTER_TMPDIR, "")))
         own = {SERVER_MARK: self._mark(server), "TMPDIR": temporary}
         environment = for_servers(os.environ) | server.environment() | own
         pid = processes.spawn_detached(server.command(ports), environment, self._log_path(server), server.directory)
